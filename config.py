@@ -1,0 +1,152 @@
+"""The hyper-parameters of a run: what they are called, what they mean, what they may be.
+
+Each field is a flag of learn.py and a key of the config.json beside a run's weights. The defaults are the
+recipe that trains well on two CPU cores; PRESETS["original"] holds the values of the model duralava began as.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from files import UserError, replacing
+
+
+def param(default, help, *, group, low=-math.inf, high=math.inf, choices=None):
+    """A hyper-parameter: its meaning with its unit, the group it is listed under, and its inclusive range."""
+    return field(default=default, metadata=dict(help=help, group=group, low=low, high=high, choices=choices))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The hyper-parameters of one training run; immutable, checked on creation.
+
+    Raises:
+        UserError: a value is outside its range, or two values contradict each other.
+    """
+
+    # What a training sequence is.
+    data_dir: str = param("frames", "folder of the frames: PNG or JPEG, in the order of their names",
+                          group="sequences")
+    img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
+                          low=8, high=1024)
+    every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1)
+    seq_len: int = param(16, "steps the latent is rolled in one training step", group="sequences", low=2)
+    window: int = param(5, "consecutive steps of those that are decoded and judged; 0: all", group="sequences",
+                        low=0)
+    batch_size: int = param(24, "clips decoded and judged in one training step", group="sequences", low=1)
+    chains: int = param(256, "latent chains rolled in one training step, at least batch_size", group="sequences",
+                        low=2)
+    reset_probability: float = param(0.05, "chance that a chain starts anew after a training step",
+                                     group="sequences", low=0, high=1)
+
+    # What the networks are.
+    latent_size: int = param(64, "numbers in the state of the lamp", group="networks", low=2)
+    rnn_units: int = param(128, "hidden size of the transition's and of the discriminator's GRU",
+                           group="networks", low=1)
+    width: int = param(32, "channels of the widest layers of generator and discriminator, at half the frame's "
+                           "size; doubled at each halving, up to eightfold", group="networks", low=1)
+    features: int = param(128, "numbers the discriminator makes of a frame", group="networks", low=1)
+    noise: float = param(0.05, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
+                         group="networks", low=0, high=1)
+    batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
+    differences: bool = param(True, "show the discriminator each frame's difference to the one before",
+                              group="networks")
+    frame_logits: bool = param(True, "let the discriminator judge single frames beside motion", group="networks")
+    minibatch_std: bool = param(True, "show the discriminator how much the clips of a batch differ",
+                                group="networks")
+
+    # What the networks are asked for.
+    penalty: str = param("chains", "normality of the states: 'chains' asks it of each coordinate across chains, "
+                                   "'moments' of all numbers together", group="losses",
+                         choices=("chains", "moments"))
+    penalty_weight: float = param(1.0, "weight of the normality penalty", group="losses", low=0)
+    r1_gamma: float = param(0.02, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
+
+    # How they get there.
+    optimizer: str = param("adam", "optimiser of all networks", group="optimisation", choices=("adam", "sgd"))
+    learning_rate: float = param(3e-4, "learning rate at the start; falls to 0 along a cosine",
+                                 group="optimisation", low=0)
+    ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
+                       group="optimisation", low=0, high=0.999999)
+    epochs: int = param(200, "epochs to train; one epoch shows about every frame once", group="optimisation",
+                        low=1)
+    max_minutes: float = param(0.0, "minutes to train, in place of --epochs; 0: no limit", group="optimisation",
+                               low=0)
+    save_every: int = param(10, "epochs between two checkpoints", group="optimisation", low=1)
+    seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
+                      high=2**31 - 1)
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            check(f, getattr(self, f.name))
+        if self.img_size & (self.img_size - 1):
+            raise UserError(f"--img_size {self.img_size} is not a power of two; take 32, 64, 128 ...")
+        if self.window > self.seq_len:
+            raise UserError(f"--window {self.window} is longer than --seq_len {self.seq_len}")
+        if self.chains < self.batch_size:
+            raise UserError(f"--chains {self.chains} is less than --batch_size {self.batch_size}")
+
+    @property
+    def clip_len(self):
+        """Steps of a clip, generated or real, that the discriminator judges."""
+        return self.window or self.seq_len
+
+    def save(self, path):
+        """Write the hyper-parameters to `path` as JSON."""
+        with replacing(path) as part:
+            part.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing, is not JSON, or holds other keys or values than this class's.
+        """
+        path = Path(path)
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: it is written beside the weights and says how to build the "
+                            "networks") from None
+        except (ValueError, UnicodeDecodeError):
+            raise UserError(f"{path} is not valid JSON; restore it from the run that wrote the weights") from None
+        names = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            odd = sorted(names ^ set(values)) if isinstance(values, dict) else ["no object"]
+            raise UserError(f"{path} does not describe a run of this version (see {', '.join(odd)})")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def check(f, value):
+    """Raise UserError unless `value` has the type and lies in the range of the dataclass field `f`."""
+    number = (int, float) if f.type is float else f.type
+    if not isinstance(value, number) or (isinstance(value, bool) and f.type is not bool):
+        raise UserError(f"--{f.name} takes {article(f.type)}, not {value!r}")
+    low, high, choices = (f.metadata[key] for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise UserError(f"--{f.name} is one of {', '.join(choices)}, not {value!r}")
+    if f.type in (int, float) and not low <= value <= high:  # also false for NaN
+        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise UserError(f"--{f.name} must be {bounds}, not {value}")
+
+
+def article(kind):
+    """The type `kind` in words."""
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+
+
+PRESETS = {
+    "original": dict(
+        img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
+        latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
+        batch_norm=True, differences=False, frame_logits=False, minibatch_std=False,
+        penalty="moments", penalty_weight=0.1, r1_gamma=0.0,
+        optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
+    ),
+}
