@@ -1,0 +1,78 @@
+"""Weights and training states on disk: pairs of files, <prefix>.index and <prefix>.data-00000-of-00001."""
+
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+from files import UserError, settle
+
+
+def write(checkpoint, prefix):
+    """Write a tf.train.Checkpoint under `prefix`; a pair that is there already stays as it is.
+
+    The index gets its name last: where it is, the data is.
+    """
+    if index_of(prefix).exists():
+        return
+    part = prefix.with_name(f".{prefix.name}.part")
+    checkpoint.write(str(part))
+    for suffix in (".data-00000-of-00001", ".index"):
+        settle(part.with_name(part.name + suffix), prefix.with_name(prefix.name + suffix))
+
+
+def read(checkpoint, prefix):
+    """Fill a tf.train.Checkpoint from the pair of files under `prefix`.
+
+    Raises:
+        UserError: they are missing or broken, or of networks of another shape.
+    """
+    try:
+        checkpoint.read(str(prefix)).assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{prefix} is broken or belongs to another config.json ({reason}); "
+                        "take another checkpoint") from None
+
+
+def sweep(run):
+    """Remove from the folder `run` what a run that was killed had begun to write."""
+    for part in Path(run).glob(".*.part*"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+
+
+def newest(run, kind):
+    """The prefix in the folder `run` with the highest number, kind.<number>; None where there is none."""
+    prefixes = [index.with_suffix("") for index in Path(run).glob(f"{kind}.*.index")]
+    return max(prefixes, key=lambda prefix: float(prefix.name.removeprefix(f"{kind}.")), default=None)
+
+
+def find_weights(path=None, logs="logs"):
+    """The prefix of the weights meant by `path`: itself, the newest of a run's folder or, for None, of all runs.
+
+    Raises:
+        UserError: there are no such weights.
+    """
+    if path is None:
+        trained = [run for run in sorted(Path(logs).glob("*/")) if newest(run, "weights")]
+        if not trained:
+            raise UserError(f"{logs} holds no trained weights; train some first with: python learn.py")
+        return newest(trained[-1], "weights")
+    path = Path(path)
+    if path.is_dir():
+        found = newest(path, "weights")
+        if not found:
+            raise UserError(f"{path} holds no weights; name another run, or train on with --resume {path}")
+        return found
+    if not index_of(path).is_file():
+        raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix such as "
+                        "logs/20220104-213105/weights.180")
+    return path
+
+
+def index_of(prefix):
+    """The index file of `prefix`."""
+    return prefix.with_name(f"{prefix.name}.index")

@@ -1,0 +1,258 @@
+"""Frames on disk -> one uint8 array in a file -> batches of sequences.
+
+A folder of images is read once, by all cores, into a cache beside it: a plain .npy file [N, H, W, 3]. Training
+takes its sequences from there, and holds no more of it in memory than one batch.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from files import UserError, replacing
+
+RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
+CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cache: 85 of 64x64
+THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
+
+
+def images(data_dir):
+    """The images in the folder `data_dir`, in the order of their names.
+
+    Returns a list of Path: PNG and JPEG files by their suffix, of any case, but hidden ones; empty where the folder is
+    missing.
+    """
+    try:
+        with os.scandir(data_dir) as entries:
+            names = sorted(entry.name for entry in entries)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise UserError(f"{data_dir} is a file; name the folder that holds the frames") from None
+    return [Path(data_dir, name) for name in names
+            if name.lower().endswith((".png", ".jpg", ".jpeg")) and not name.startswith(".")]
+
+
+def record(data_dir):
+    """What footage.py noted in `data_dir`/frames.json about the images there; {} where it noted nothing.
+
+    Keys: "origin" (what the frames are made of, enough to tell two sources apart), "source" (in words), "fps",
+    "n_frames" and "complete" (false while frames are still being written).
+    """
+    try:
+        noted = json.loads(Path(data_dir, RECORD).read_text())
+        return noted if isinstance(noted, dict) and "origin" in noted else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def load(data_dir, img_size):
+    """Read the images in `data_dir` into a cache beside that folder, unless it is there already.
+
+    The images, in the order of their names, are consecutive frames. They have one size; the largest square in the
+    middle of each is resized to `img_size` pixels. What is not 8-bit RGB is converted where that loses nothing.
+
+    The cache's name holds a fingerprint of the images' names, sizes and times of change, so it is never stale; caches
+    of the same folder and `img_size` from before a change are removed once the new one is whole.
+
+    Returns:
+        The path of the cache, a uint8 .npy file [N, img_size, img_size, 3], RGB.
+
+    Raises:
+        UserError: there are no images, or not all of them yet; an image is damaged, cannot be converted, or has
+            another size than the first; the cache cannot be written.
+    """
+    folder = Path(os.path.abspath(data_dir))
+    paths = images(folder)
+    if not paths:
+        raise UserError(f"{data_dir} holds no PNG or JPEG images; prepare a video into it first")
+    if not record(folder).get("complete", True):
+        raise UserError(f"{data_dir} holds only part of its frames, as writing them was interrupted; do that again, "
+                        f"or delete {RECORD} there to use the part")
+    stem = f"{folder.name}.{img_size}."
+    cache = folder.with_name(f"{stem}{fingerprint(paths)}.npy")
+    if not whole(cache, (len(paths), img_size, img_size, 3)):
+        try:
+            with replacing(cache) as part:
+                read_all(paths, img_size, part)
+        except OSError as error:
+            raise UserError(f"{error.filename or cache} cannot be read or written: {error.strerror}") from None
+    sweep(cache, stem)
+    return cache
+
+
+def count(cache):
+    """The number of frames in the cache that `load` made."""
+    return len(np.load(cache, mmap_mode="r", allow_pickle=False))
+
+
+def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
+    """Batches in one epoch, which shows about every one of `n_frames` frames once; at least 1."""
+    return max(1, (n_frames - every_nth * clip_len) // (batch_size * clip_len))
+
+
+def batches(cache, batch_size, clip_len, every_nth, seed, start=0):
+    """Sequences from the cache that `load` made, for ever, beginning with batch number `start`.
+
+    A sequence is `clip_len` frames, `every_nth` apart. In each epoch of `batches_per_epoch` batches the places where
+    sequences begin follow a fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is
+    not enough, more follow. So batch number n is the same whatever `start` is.
+
+    Yields:
+        uint8 [batch_size, clip_len, H, W, 3], RGB.
+
+    Raises:
+        UserError: there are too few frames for one sequence (at once), or the cache was cut short (on the way).
+    """
+    frames = np.load(cache, mmap_mode="r", allow_pickle=False)
+    n_frames, shape, offset = len(frames), frames.shape, frames.offset
+    n_places = n_frames - every_nth * (clip_len - 1)
+    if n_places < 1:
+        raise UserError(f"{cache} holds {n_frames} frames and a sequence takes {n_frames - n_places + 1}; "
+                        "add frames, or lower --every_nth or the length of a sequence")
+    per_epoch = batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
+    def endless():
+        epoch, first = divmod(start, per_epoch)
+        with open(cache, "rb", buffering=0) as file:  # once: a newer cache of the same folder may remove its name
+            while True:
+                rng = np.random.default_rng([seed, epoch])
+                needed = math.ceil(per_epoch * batch_size / n_places)
+                order = np.concatenate([rng.permutation(n_places) for _ in range(needed)])
+                for i in range(first, per_epoch):
+                    batch = np.empty((batch_size, clip_len, *shape[1:]), np.uint8)
+                    for clip, place in zip(batch, order[i * batch_size:(i + 1) * batch_size], strict=True):
+                        for step, frame in enumerate(clip):
+                            # Not through a map of the file: its pages would count as this process's memory.
+                            file.seek(offset + int(place + step * every_nth) * frame.nbytes)
+                            if file.readinto(frame) != frame.nbytes:
+                                raise UserError(f"{cache} was cut short while it was in use; start again")
+                    yield batch
+                epoch, first = epoch + 1, 0
+
+    return endless()
+
+
+def fingerprint(paths):
+    """16 hexadecimal digits that change when the name, size or time of change of one of `paths` does."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        stat = os.stat(path)
+        digest.update(f"{path.name}/{stat.st_size}/{stat.st_mtime_ns}/".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def whole(cache, shape):
+    """Whether the file `cache` is there and holds a uint8 array of this shape."""
+    try:
+        frames = np.load(cache, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return False
+    return frames.shape == shape and frames.dtype == np.uint8
+
+
+def sweep(cache, stem):
+    """Remove what `cache` replaces: older caches, named `stem` and a fingerprint, and unfinished ones."""
+    pattern = re.compile(rf"{re.escape(stem)}[0-9a-f]{{16}}\.npy|\.{re.escape(stem)}[0-9a-f]{{16}}\.npy\.\d+\.part")
+    for old in cache.parent.iterdir():
+        if pattern.fullmatch(old.name) and old != cache:
+            with suppress(OSError):  # another process may be at the same
+                # An unfinished one that grew within the hour may be in the making by another process.
+                if old.suffix == ".npy" or time.time() - old.stat().st_mtime > 3600:
+                    old.unlink()
+
+
+def read_all(paths, img_size, part):
+    """Read the images at `paths` into the new .npy file `part`, [len(paths), img_size, img_size, 3]."""
+    shape = (len(paths), img_size, img_size, 3)
+    size = decode(paths[0]).shape
+    writing = threading.Lock()
+    with open(part, "wb") as file, ThreadPoolExecutor(THREADS) as threads:
+        header = dict(descr="|u1", fortran_order=False, shape=shape)
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        chunk = max(1, CHUNK // math.prod(shape[1:]))
+
+        def read_chunk(i):
+            # Plain writes, each at its place: unlike pages of a mapped file they do not stay in the process's memory.
+            frames = np.empty((min(chunk, len(paths) - i), *shape[1:]), np.uint8)
+            for frame, path in zip(frames, paths[i:i + chunk], strict=True):
+                image = decode(path)
+                if image.shape != size:
+                    raise UserError(f"{path} is {image.shape[1]}x{image.shape[0]} pixels and {paths[0].name} is "
+                                    f"{size[1]}x{size[0]}; bring all frames to one size")
+                cv2.cvtColor(fit(image, square(image), img_size), cv2.COLOR_BGR2RGB, frame)
+            with writing:
+                file.seek(offset + i * frames[0].nbytes)
+                file.write(frames)
+            return len(frames)
+
+        with tqdm(total=len(paths), desc=f"reading {paths[0].parent.name}", unit="frame") as bar:
+            for n in threads.map(read_chunk, range(0, len(paths), chunk)):
+                bar.update(n)
+
+
+def decode(path):
+    """The image at `path`, uint8 BGR [H, W, 3].
+
+    Raises:
+        UserError: the file is empty, cut short or damaged, is neither PNG nor JPEG, or would lose something as 8-bit
+            RGB.
+    """
+    with open(path, "rb", buffering=0) as file:
+        data = file.read()
+    png, jpeg = data.startswith(b"\x89PNG"), data.startswith(b"\xff\xd8")
+    if data and not png and not jpeg:
+        raise UserError(f"{path} is neither PNG nor JPEG, whatever its name; convert or remove it")
+    # Of a JPEG cut short OpenCV makes up the rest, and prints about that of a PNG: look for the end mark first.
+    image = None
+    if data.endswith(b"IEND\xaeB`\x82") if png else data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        # A JPEG is opaque, 8-bit, and may say which way is up; a PNG may be anything.
+        flags = cv2.IMREAD_UNCHANGED if png else cv2.IMREAD_COLOR
+        with suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise UserError(f"{path} is empty, cut short or damaged; make or copy it again, or remove it")
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    return lossless(image, path)
+
+
+def lossless(image, path):
+    """The grey, 16-bit or transparent `image` of any of OpenCV's layouts as uint8 BGR, if that loses nothing."""
+    if image.dtype == np.uint16:
+        if (image % 257).any():  # 257 = 65535 / 255
+            raise UserError(f"{path} has more than 8 bits a channel; save the frames with 8")
+        image = (image // 257).astype(np.uint8)
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.shape[2] == 4 and (image[..., 3] < 255).any():
+        raise UserError(f"{path} is transparent in places; save the frames without an alpha channel")
+    return np.ascontiguousarray(image[..., :3])
+
+
+def square(image, crop=None):
+    """The largest square in the middle of the `image`, or of the part `crop` of it: (x, y, width, height)."""
+    x, y, width, height = crop or (0, 0, image.shape[1], image.shape[0])
+    side = min(width, height)
+    return x + (width - side) // 2, y + (height - side) // 2, side, side
+
+
+def fit(image, crop, img_size):
+    """The part `crop` (x, y, width, height) of the `image`, resized to `img_size` pixels square."""
+    x, y, width, height = crop
+    image = image[y:y + height, x:x + width]
+    if height == img_size:
+        return image
+    # Shrinking averages the pixels that fall together; enlarging draws a smooth curve through them.
+    return cv2.resize(image, (img_size, img_size), interpolation=cv2.INTER_AREA if height > img_size
+                      else cv2.INTER_CUBIC)

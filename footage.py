@@ -1,0 +1,137 @@
+"""A video, or the simulated lamp -> a folder of numbered images and the frames.json that says what they are.
+
+The images are what data.py reads. The folder belongs to one source: nothing is mixed, and nothing that was not written
+here is deleted, unless the caller says overwrite.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what is wrong with a video is said here, in words
+import cv2
+from tqdm import tqdm
+
+import lamp
+from data import RECORD, fit, images, record, square
+from files import UserError, replacing
+
+# Stored, neither filtered nor compressed: twice the space on the disk, but encoded four times and read three times as
+# fast (64x64 frames of a real lamp). The cache that is made of the frames is uncompressed too.
+PNG = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+
+
+def prepare(video, data_dir, img_size, crop=None, overwrite=False):
+    """Write every frame of a video to `data_dir` as image0000001.png, image0000002.png ...
+
+    Args:
+        video: path of a file in any format that OpenCV reads. Of a damaged one, what can be read is taken.
+        data_dir: folder, made if missing. Where these very frames are there already nothing happens; where writing
+            them was interrupted it starts over.
+        img_size: height and width of the images, in pixels.
+        crop: (x, y, width, height), in pixels, of the part to take; the whole picture if None. Of a part that is not
+            square the largest square in its middle is taken.
+        overwrite: first remove all images in `data_dir`, whoever put them there.
+
+    Returns:
+        What frames.json says: see `data.record`.
+
+    Raises:
+        UserError: the video is missing, is no video or holds no frames; the crop reaches out of the picture; `data_dir`
+            holds other images and `overwrite` is False; a file cannot be written.
+    """
+    video = Path(video)
+    if not video.is_file():
+        raise UserError(f"{video} is not there, or is not a file; name a video")
+    capture = cv2.VideoCapture(str(video))
+    try:
+        there, first = capture.read()
+        if not there:
+            raise UserError(f"{video} is not a video that OpenCV can read, or holds no frames; convert it to MP4")
+        height, width = first.shape[:2]
+        if crop and not (min(crop[:2]) >= 0 and min(crop[2:]) >= 1
+                         and crop[0] + crop[2] <= width and crop[1] + crop[3] <= height):
+            raise UserError(f"--crop {','.join(map(str, crop))} reaches out of the {width}x{height} pixels of {video}; "
+                            "give x,y,width,height inside them")
+        crop = square(first, crop)
+        with open(video, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return write(
+            (fit(frame, crop, img_size) for frame in itertools.chain([first], rest(capture))), data_dir, overwrite,
+            origin=dict(kind="video", sha256=digest, crop=list(crop), img_size=img_size), source=video.name,
+            fps=capture.get(cv2.CAP_PROP_FPS), expected=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))))
+    finally:
+        capture.release()
+
+
+def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
+    """Write `n_frames` frames of the simulated lamp to `data_dir`, just as `prepare` writes those of a video.
+
+    Args, returns and raises as `prepare`; `seed` picks the lamp.
+    """
+    if n_frames < 1:
+        raise UserError(f"{n_frames} simulated frames are no data set; ask for 1 or more")
+    frames = itertools.islice(lamp.frames(img_size, seed), n_frames)
+    return write((cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames), data_dir, overwrite,
+                 origin=dict(kind="simulation", seed=seed, n_frames=n_frames, img_size=img_size),
+                 source="the simulated lamp", fps=lamp.FPS, expected=n_frames)
+
+
+def rest(capture):
+    """The frames of the opened video `capture` that were not read yet, uint8 BGR [H, W, 3]."""
+    while True:
+        there, frame = capture.read()
+        if not there:
+            return
+        yield frame
+
+
+def write(frames, data_dir, overwrite, *, origin, source, fps, expected):
+    """Write `frames` (uint8 BGR) and the record of their `origin` to `data_dir`, as `prepare` describes.
+
+    `expected` is the likely number of frames, for the progress bar; 0: unknown.
+    """
+    data_dir = Path(data_dir)
+    old, noted = images(data_dir), record(data_dir)
+    ours = noted.get("origin") == origin and all(re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
+    if not overwrite:
+        if not ours and (old or (data_dir / RECORD).exists()):
+            raise UserError(f"{data_dir} holds other images{' of ' + noted['source'] if noted else ''}; "
+                            "take another folder, or --overwrite to remove all images there")
+        if ours and noted.get("complete") and noted.get("n_frames") == len(old):
+            return noted
+    noted = dict(origin=origin, source=source, fps=fps, n_frames=None, complete=False)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        note(data_dir, noted)  # before the first image changes, so that no mixture ever passes for a data set
+        for path in old:
+            path.unlink()
+        n_frames = 0
+        for frame in tqdm(frames, total=expected or None, desc=f"writing {data_dir.name}", unit="frame"):
+            n_frames += 1
+            write_image(data_dir / f"image{n_frames:07d}.png", frame)
+        noted.update(n_frames=n_frames, complete=True)
+        note(data_dir, noted)
+    except OSError as error:
+        raise UserError(f"{error.filename or data_dir} cannot be written: {error.strerror}") from None
+    return noted
+
+
+def note(data_dir, noted):
+    """Write frames.json."""
+    with replacing(data_dir / RECORD) as part:
+        part.write_text(json.dumps(noted, indent=2) + "\n")
+
+
+def write_image(path, frame):
+    """Write `frame` (uint8 BGR) as PNG, in one step.
+
+    Unlike `files.replacing` it does not wait for the disk, which would take seven times as long; and as its file beside
+    always has the same name, one that an interrupted run left is used up by the next.
+    """
+    part = path.with_name(".image.part")
+    part.write_bytes(cv2.imencode(".png", frame, PNG)[1])
+    part.replace(path)

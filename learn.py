@@ -1,0 +1,221 @@
+"""The command line: train a lamp, watch it, film it; get frames from footage or from a simulation.
+
+Each mode is a function, and its parameters are the flags it takes: their defaults stand in its signature, their
+meaning in `build_parser` and config.py. TensorFlow and OpenCV are imported where a mode begins, so that --help need
+not wait.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import math
+import os
+import signal
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from config import PRESETS, Config
+from files import UserError
+
+
+def train(preset=None, resume=None, **values):
+    """Train on the frames in --data_dir; simulate some where there are none."""
+    run = Path(resume) if resume else None
+    config = resumed(run, preset, values) if run else Config(**(PRESETS.get(preset, {}) | values))
+    import data
+
+    if not data.images(config.data_dir):
+        print(f"{config.data_dir} holds no frames: simulating a lava lamp", flush=True)
+        simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
+    frames = data.load(config.data_dir, config.img_size)
+    with hushed():
+        import training
+    run, received = training.train(config, frames, run)
+    if received:
+        print(f"stopped; go on with: python learn.py --resume {run}")
+        sys.exit(128 + received)
+    print(f"done; watch it with: python learn.py --weights {run} --mode live")
+
+
+def resumed(run, preset, values):
+    """The config to go on with: the run's own, but for where its frames are and when it ends."""
+    config = Config.load(run / "config.json")
+    fixed = [name for name in values if name not in ("data_dir", "epochs", "max_minutes", "save_every")]
+    if preset or fixed:
+        raise UserError(f"--{'preset' if preset else fixed[0]} cannot change on --resume; start a new run for it")
+    return dataclasses.replace(config, **values)
+
+
+def live(weights=None, seed=0, fps=30.0):
+    """Watch the lamp in a window; q, Esc or closing it ends."""
+    import playback
+
+    playback.check_display()
+    playback.show(played(weights, seed), fps)
+
+
+def video(weights=None, seed=0, fps=30.0, duration=30.0, out="out.png"):
+    """Film the lamp: an APNG that plays for ever."""
+    import playback
+
+    playback.check_film(out)
+    playback.film(played(weights, seed), out, fps, duration)
+
+
+def played(weights, seed):
+    """The frames [H, W, 3] of one lamp, for ever."""
+    with hushed():
+        import checkpoints
+        import rollout
+
+    prefix = checkpoints.find_weights(weights)
+    print(f"playing {prefix}", flush=True)
+    return (frames[0] for frames in rollout.frames(prefix, seed=seed))
+
+
+def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=False):
+    """Turn a video into the frames to train on."""
+    if video is None:
+        raise UserError("--mode prepare needs --video FILE, the footage to take the frames from")
+    Config(img_size=img_size)
+    import footage
+
+    footage.prepare(video, data_dir, img_size, crop, overwrite)
+
+
+def simulate(n_frames=24000, data_dir="frames", img_size=64, seed=0, overwrite=False):
+    """Simulate a lava lamp, for whoever has no footage."""
+    Config(img_size=img_size, seed=seed)
+    import footage
+
+    footage.simulate(n_frames, data_dir, img_size, seed, overwrite)
+
+
+MODES = {mode.__name__: mode for mode in (train, live, video, prepare, simulate)}
+
+
+def flags(mode):
+    """The flags a mode takes, with their defaults; those of `train` include the hyper-parameters."""
+    parameters = inspect.signature(MODES[mode]).parameters.values()
+    named = {p.name: p.default for p in parameters if p.kind != p.VAR_KEYWORD}
+    return named | ({f.name: f.default for f in dataclasses.fields(Config)} if mode == "train" else {})
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that knows only the flags given, and whose errors are for `main` to show."""
+
+    def __init__(self):
+        super().__init__(prog="learn.py", description=__doc__.partition("\n")[0], allow_abbrev=False,
+                         argument_default=argparse.SUPPRESS)
+        self.add_argument("--mode", choices=MODES, default="train", help="what to do (default: train)")
+
+    def error(self, message):
+        raise UserError(message)
+
+    def flag(self, group, name, help, **options):
+        """Add --name to `group`, its help completed by its default and by the modes that take it."""
+        modes = [mode for mode in MODES if name in flags(mode)]
+        default = flags(modes[0])[name]
+        notes = [f"also with --mode {', '.join(modes[1:])}"] if modes[1:] else []
+        if isinstance(default, bool):
+            options = dict(action=argparse.BooleanOptionalAction)
+            notes.insert(0, f"default: {'yes' if default else 'no'}")
+        elif default is not None:
+            notes.insert(0, f"default: {default:g}" if isinstance(default, float) else f"default: {default}")
+        group.add_argument(f"--{name}", help=f"{help} ({'; '.join(notes)})" if notes else help, **options)
+
+
+def build_parser():
+    """The parser of the whole command line."""
+    parser = Parser()
+    playing = parser.add_argument_group("watching and filming (--mode live, --mode video)")
+    parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
+                "its newest weights; without it the newest of all", metavar="PATH")
+    parser.flag(playing, "fps", "frames shown a second", type=positive, metavar="X")
+    film = parser.add_argument_group("filming (--mode video)")
+    parser.flag(film, "duration", "length of the film, in seconds", type=positive, metavar="X")
+    parser.flag(film, "out", "the film to write, .png or .apng", metavar="FILE")
+    prepare = parser.add_argument_group("frames from a video (--mode prepare)")
+    parser.flag(prepare, "video", "the footage: any video that OpenCV reads", metavar="FILE")
+    parser.flag(prepare, "crop", "the square to keep, in pixels of the video; without it the largest in the middle",
+                type=rectangle, metavar="X,Y,W,H")
+    parser.flag(prepare, "overwrite", "replace the frames of another source")
+    simulated = parser.add_argument_group("frames from a simulation (--mode simulate)")
+    parser.flag(simulated, "n_frames", "frames to simulate, 30 to the second", type=int, metavar="N")
+    training = parser.add_argument_group("training (--mode train)")
+    parser.flag(training, "preset", "start from the hyper-parameters of the original model; flags given beside it win",
+                choices=PRESETS)
+    parser.flag(training, "resume", "go on with a run, exactly where it stopped", metavar="RUN")
+    groups = {}
+    for f in dataclasses.fields(Config):
+        name = f.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(f"training: {name}")
+        metavar = None if f.metadata["choices"] else {int: "N", float: "X", str: "PATH", bool: None}[f.type]
+        options = dict(type=f.type, choices=f.metadata["choices"], metavar=metavar)
+        parser.flag(groups[name], f.name, f.metadata["help"], **options)
+    return parser
+
+
+def positive(text):
+    """The number in `text`; for argparse."""
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+
+
+def rectangle(text):
+    """The four whole numbers in `text`; for argparse."""
+    with suppress(ValueError):
+        x, y, w, h = map(int, text.split(","))
+        return x, y, w, h
+    raise argparse.ArgumentTypeError(f"{text} is not four whole numbers X,Y,W,H")
+
+
+@contextmanager
+def hushed():
+    """Keep TensorFlow's start-up chatter off the screen, unless starting fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Convolutions by oneDNN, also on processors where TensorFlow leaves it off: a step takes 0.55 times as long on an
+    # AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+            yield
+        except BaseException:
+            chatter.seek(0)
+            os.write(screen, chatter.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def main(argv=None):
+    """Run one command line; returns its exit status."""
+    try:
+        given = vars(build_parser().parse_args(argv))
+        mode = given.pop("mode")
+        for name in given:
+            if name not in flags(mode):
+                used = " or ".join(f"--mode {other}" for other in MODES if name in flags(other))
+                raise UserError(f"--{name} has no effect in --mode {mode}; it is a flag of {used}")
+        MODES[mode](**given)
+    except UserError as error:
+        print(f"learn.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

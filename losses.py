@@ -1,0 +1,58 @@
+"""What the networks are asked for: to tell real from generated, to fool, and to stay normally distributed."""
+
+from keras import ops
+
+
+def discriminator_loss(real, fake):
+    """Binary cross-entropy of the logits of real and of generated clips, each averaged; 2 ln 2 at chance."""
+    return ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake))
+
+
+def generator_loss(fake):
+    """Binary cross-entropy of generated clips taken for real: the non-saturating loss of Goodfellow et al. 2014."""
+    return ops.mean(ops.softplus(-fake))
+
+
+def gradient_penalty(gradients):
+    """R1 (Mescheder et al. 2018): half the squared length of the logits' gradients by real clips [B, ...], averaged."""
+    squares = ops.square(ops.reshape(gradients, (ops.shape(gradients)[0], -1)))
+    return 0.5 * ops.mean(ops.sum(squares, axis=1))
+
+
+def moments(x, axis):
+    """Mean, standard deviation, skewness and kurtosis of x along `axis`; 0, 1, 0, 3 for normal numbers."""
+    mean = ops.mean(x, axis=axis, keepdims=True)
+    centred = x - mean
+    std = ops.sqrt(ops.mean(ops.square(centred), axis=axis, keepdims=True) + 1e-8)
+    z = centred / std
+    squeeze = [ops.squeeze(m, axis=axis) for m in (mean, std)]
+    return *squeeze, ops.mean(z**3, axis=axis), ops.mean(z**4, axis=axis)
+
+
+def moments_penalty(outputs):
+    """The original's normality penalty: the four moments of all numbers of a step together.
+
+    outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 + (kurtosis - 3)^2, averaged over T.
+    """
+    mean, std, skewness, kurtosis = moments(outputs, axis=(0, 2))
+    return ops.mean(mean**2 + (std - 1) ** 2 + skewness**2 + (kurtosis - 3) ** 2)
+
+
+def chains_penalty(outputs):
+    """Normality of each coordinate across chains, at each step, and no correlation between coordinates.
+
+    Moments of all numbers together are as normal when every chain runs through one and the same loop; across
+    chains, at one moment, such a loop has no spread. outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2
+    + skewness^2 / 10 + (kurtosis - 3)^2 / 100, averaged over T and Z (the higher moments weigh less because a
+    sample of some hundred chains knows them less well), + a tenth of the squared covariances of a coordinate with
+    all others, averaged likewise.
+    """
+    mean, std, skewness, kurtosis = moments(outputs, axis=0)
+    normality = mean**2 + (std - 1) ** 2 + 0.1 * skewness**2 + 0.01 * (kurtosis - 3) ** 2
+    steps = ops.transpose(outputs - mean, (1, 2, 0))  # [T, Z, B]
+    covariance = ops.matmul(steps, ops.swapaxes(steps, 1, 2)) / outputs.shape[0]
+    off_diagonal = covariance * (1 - ops.eye(outputs.shape[-1]))
+    return ops.mean(normality) + 0.1 * ops.mean(ops.sum(off_diagonal**2, axis=-1))
+
+
+PENALTIES = {"moments": moments_penalty, "chains": chains_penalty}

@@ -1,0 +1,162 @@
+"""The three networks, in plain Keras, so that they run on any of its backends.
+
+    Transition     state -> state       the lamp moves on
+    Generator      state -> frame       the lamp is drawn
+    Discriminator  clip -> logits       does it look and move like a real one?
+
+The state of a lamp is a pair (z, h): z [B, Z] is the latent, what the lamp looks like, and h [B, H] is the
+transition's memory of where it was going. Each z has mean 0 and standard deviation 1 over its own Z numbers: it
+lies on a sphere, on which a normal vector of that length all but lies by itself. Because nothing is measured
+across a batch, a lamp alone runs exactly as it does among others.
+"""
+
+import math
+
+import keras
+from keras import layers, ops
+
+DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
+
+
+def standardise(z):
+    """z [..., Z] with mean 0 and standard deviation 1 over its last axis."""
+    z = z - ops.mean(z, axis=-1, keepdims=True)
+    return z * ops.rsqrt(ops.mean(ops.square(z), axis=-1, keepdims=True) + 1e-8)
+
+
+def interpolate(start, end, n):
+    """n latents [B, n, Z] from `start` [B, Z] towards `end` [B, Z], at even steps along the sphere.
+
+    The first is `start`; `end`, which begins the next stretch, is left out. Spherical linear interpolation,
+    Shoemake, "Animating rotation with quaternion curves", 1985.
+    """
+    start, end = start[:, None], end[:, None]
+    cosine = ops.mean(start * end, axis=-1, keepdims=True)  # both have length sqrt(Z)
+    angle = ops.arccos(ops.clip(cosine, -0.999, 0.999999))  # neither end of the range has a sine to divide by
+    t = ops.reshape(ops.arange(n, dtype=start.dtype) / n, (1, n, 1))
+    return standardise((ops.sin((1 - t) * angle) * start + ops.sin(t * angle) * end) / ops.sin(angle))
+
+
+class Transition(keras.Model):
+    """One step of the state: a GRU cell, and a dense layer that turns its memory into a change of the latent.
+
+    A cell in the sense of keras.layers.RNN, whose input is the noise that stirs the lamp.
+    """
+
+    def __init__(self, config):
+        super().__init__(name="transition")
+        self.noise = config.noise
+        self.state_size = (config.latent_size, config.rnn_units)
+        self.cell = layers.GRUCell(config.rnn_units, name="cell")
+        self.change = layers.Dense(config.latent_size, name="change")
+        self.cell.build((None, config.latent_size))
+        self.change.build((None, config.rnn_units))
+        self.built = True
+
+    def initial(self, normal):
+        """The state (z, h) of new lamps, from normal numbers [B, Z]."""
+        return standardise(normal), ops.zeros((ops.shape(normal)[0], self.state_size[1]), normal.dtype)
+
+    def call(self, normal, state):
+        """One step on from state (z [B, Z], h [B, H]), stirred by normal numbers [B, Z].
+
+        Returns (output, state): the output [B, Z], which training asks to be normally distributed, and the next
+        state, whose z is the output standardised. The weights of change and noise keep N(0, I) what it is.
+        """
+        z, h = state
+        h, _ = self.cell(z, h)
+        output = math.sqrt(1 - self.noise**2) * (z + self.change(h)) + self.noise * normal
+        return output, (standardise(output), h)
+
+    def roll(self, normals, state):
+        """T steps on from `state`, stirred by normals [B, T, Z].
+
+        Returns (latents, outputs, state): latents [B, T, Z] are the states passed through, the given one first;
+        outputs [B, T, Z] are those of the T steps; the state is the one after the last.
+        """
+        first = state[0]
+        outputs, *state = layers.RNN(self, return_sequences=True, return_state=True)(normals, tuple(state))
+        latents = ops.concatenate([first[:, None], standardise(outputs[:, :-1])], axis=1)
+        return latents, outputs, tuple(state)
+
+
+def stages(config):
+    """Channels of the convolutions at img_size / 2, / 4 ... down to 4 pixels: width, doubled up to eightfold."""
+    return [min(config.width * 2**i, config.width * 8) for i in range(int(math.log2(config.img_size)) - 2)]
+
+
+class Generator(keras.Sequential):
+    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1: a DCGAN (Radford et al. 2016)."""
+
+    def __init__(self, config):
+        first, *others = reversed(stages(config))
+        super().__init__([layers.Input((config.latent_size,)), layers.Reshape((1, 1, config.latent_size)),
+                          *self.stage(first, strides=4)], name="generator")
+        for channels in others:
+            for layer in self.stage(channels, strides=2):
+                self.add(layer)
+        self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", activation="sigmoid", dtype="float32"))
+
+    @staticmethod
+    def stage(channels, strides):
+        """An upsampling convolution with its normalisation and activation."""
+        # A short memory: before weights are saved the statistics are gathered anew, over some dozen batches.
+        return [layers.Conv2DTranspose(channels, 4, strides=strides, padding="same", use_bias=False),
+                layers.BatchNormalization(momentum=0.9), layers.LeakyReLU(0.2)]
+
+
+class Discriminator(keras.Model):
+    """Clips [B, T, img_size, img_size, 3] in 0..1 -> logits [B, L], high for real.
+
+    Convolutions make features of each frame, a GRU reads the features in time. L is T with the logits of motion
+    alone; with `frame_logits` each frame has a logit of its own too, and the GRU speaks from the second step on,
+    when it has seen motion.
+    """
+
+    def __init__(self, config):
+        super().__init__(name="discriminator")
+        self.config = config
+        look = [layers.Input((config.img_size, config.img_size, 6 if config.differences else 3))]
+        for i, channels in enumerate(stages(config)):
+            norm = config.batch_norm and i > 0
+            look += [layers.Conv2D(channels, 4, strides=2, padding="same", use_bias=not norm,
+                                   kernel_initializer="he_normal")]
+            look += [layers.BatchNormalization()] if norm else []
+            look += [layers.LeakyReLU(0.2)]
+        look += [layers.Conv2D(config.features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2),
+                 layers.Flatten()]
+        self.look = keras.Sequential(look, name="look")
+        self.read = layers.GRU(config.rnn_units, return_sequences=True, name="read")
+        self.judge_motion = layers.Dense(1, name="judge_motion")
+        features = config.features + config.minibatch_std
+        self.read.build((None, None, features))
+        self.judge_motion.build((None, None, config.rnn_units))
+        if config.frame_logits:
+            self.judge_frame = layers.Dense(1, name="judge_frame")
+            self.judge_frame.build((None, None, features))
+        self.built = True
+
+    def call(self, clips, training=False):
+        frames = clips * 2 - 1
+        if self.config.differences:
+            still = ops.zeros_like(frames[:, :1])
+            change = ops.concatenate([still, frames[:, 1:] - frames[:, :-1]], axis=1)
+            frames = ops.concatenate([frames, DIFFERENCE_GAIN * change], axis=-1)
+        batch, time, *shape = ops.shape(frames)
+        features = self.look(ops.reshape(frames, (-1, *shape)), training=training)
+        features = ops.reshape(features, (batch, time, -1))
+        if self.config.minibatch_std:
+            features = ops.concatenate([features, spread(features)], axis=-1)
+        motion = self.judge_motion(self.read(features))[..., 0]
+        if not self.config.frame_logits:
+            return motion
+        return ops.concatenate([self.judge_frame(features)[..., 0], motion[:, 1:]], axis=1)
+
+
+def spread(features):
+    """How much a batch's features [B, T, F] differ, one number a step, as a feature [B, T, 1] of every clip.
+
+    The minibatch standard deviation of Karras et al. 2018, taken of the features of a frame.
+    """
+    deviation = ops.sqrt(ops.var(features, axis=0) + 1e-8)
+    return ops.broadcast_to(ops.mean(deviation, axis=-1)[None, :, None], (*ops.shape(features)[:2], 1))

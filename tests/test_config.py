@@ -1,0 +1,52 @@
+"""Hyper-parameters: saved and loaded whole, refused where they make no sense."""
+
+import dataclasses
+import json
+
+import pytest
+
+from config import PRESETS, Config
+from files import UserError
+
+
+def test_saved_and_loaded_whole(tmp_path):
+    config = Config(learning_rate=1e-4, differences=False, penalty="moments")
+    config.save(tmp_path / "config.json")
+    assert Config.load(tmp_path / "config.json") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_original_preset_is_the_original():
+    config = Config(**PRESETS["original"])
+    assert (config.img_size, config.clip_len, config.every_nth, config.batch_size) == (64, 20, 6, 32)
+    assert (config.optimizer, config.learning_rate, config.epochs) == ("sgd", 1e-3, 200)
+    assert (config.reset_probability, config.penalty, config.penalty_weight) == (0.5, "moments", 0.1)
+
+
+@pytest.mark.parametrize("values, named", [
+    (dict(img_size=48), "img_size"), (dict(img_size=4), "img_size"), (dict(noise=1.5), "noise"),
+    (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=17), "window"), (dict(chains=8), "chains"),
+    (dict(epochs=0), "epochs"), (dict(penalty="none"), "penalty"), (dict(batch_size=2.5), "batch_size"),
+    (dict(batch_norm=1), "batch_norm"), (dict(batch_size=True), "batch_size")])
+def test_refuses_what_makes_no_sense(values, named):
+    with pytest.raises(UserError, match=f"--{named} "):
+        Config(**values)
+
+
+def values_of(**changes):
+    return json.dumps(dataclasses.asdict(Config()) | changes)
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("", "JSON"), ("[1, 2]", "version"), ("{}", "version"), (values_of(glow=1), "glow"), (values_of(noise=-1), "noise"),
+    (values_of(width="wide"), "width"), ("\xff", "JSON")])
+def test_refuses_a_file_of_another_kind(tmp_path, text, complaint):
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=f"{path}.*{complaint}"):
+        Config.load(path)
+
+
+def test_names_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="missing"):
+        Config.load(tmp_path / "config.json")

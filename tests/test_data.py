@@ -1,0 +1,315 @@
+"""Reading frames: every format comes through unchanged or is refused, the cache is never stale, memory is bounded."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from files import UserError
+
+
+def pictures(n, height=16, width=16):
+    return np.random.default_rng(0).integers(0, 256, (n, height, width, 3), np.uint8)
+
+
+def folder_of(tmp_path, frames, suffix=".png", **options):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"image{i + 1:07d}{suffix}", **options)
+    return folder
+
+
+def cache_of(tmp_path, n_frames, size=4):
+    """A cache in which every number of frame i is i."""
+    path = tmp_path / "cache.npy"
+    np.save(path, np.broadcast_to(np.arange(n_frames, dtype=np.uint8)[:, None, None, None], (n_frames, size, size, 3)))
+    return path
+
+
+def take(n, *args, **options):
+    batches = data.batches(*args, **options)
+    return [next(batches) for _ in range(n)]
+
+
+# --- images
+
+
+def test_images_are_listed_in_the_order_of_names_without_hidden_and_other_files(tmp_path):
+    for name in ("b.PNG", "a.jpg", "c.Jpeg", ".hidden.png", ".image.part", "notes.txt", "frames.json"):
+        (tmp_path / name).touch()
+    assert [path.name for path in data.images(tmp_path)] == ["a.jpg", "b.PNG", "c.Jpeg"]
+
+
+def test_a_missing_or_empty_folder_holds_no_images(tmp_path):
+    assert data.images(tmp_path) == data.images(tmp_path / "missing") == []
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match="holds no PNG or JPEG"):
+            data.load(folder, 16)
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "frames").touch()
+    with pytest.raises(UserError, match="frames is a file"):
+        data.images(tmp_path / "frames")
+
+
+# --- load
+
+
+def test_the_cache_holds_the_frames_in_order(tmp_path):
+    frames = pictures(200)
+    cache = data.load(folder_of(tmp_path, frames), 16)
+    assert cache.parent == tmp_path and re.fullmatch(r"frames\.16\.[0-9a-f]{16}\.npy", cache.name)
+    read = np.load(cache, allow_pickle=False)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, frames)
+    assert data.count(cache) == 200
+
+
+def test_frames_are_cut_square_in_the_middle_and_resized(tmp_path):
+    frames = pictures(3, height=20, width=36)
+    folder = folder_of(tmp_path, frames)
+    middle = frames[:, :, 8:28]
+    np.testing.assert_array_equal(np.load(data.load(folder, 20)), middle)
+    means = middle.reshape(3, 10, 2, 10, 2, 3).mean((2, 4))
+    assert np.abs(np.load(data.load(folder, 10)) - means).max() <= 1
+    assert np.load(data.load(folder, 64)).shape == (3, 64, 64, 3)
+
+
+def test_jpeg_and_png_are_told_apart_by_their_content(tmp_path):
+    smooth = np.tile(np.linspace(0, 255, 16, dtype=np.uint8)[:, None, None], (2, 1, 16, 3)) // np.uint8([1, 2, 4])
+    folder = folder_of(tmp_path, smooth, ".jpg", quality=98)
+    (folder / "image0000002.jpg").rename(folder / "image0000002.png")
+    assert np.abs(np.load(data.load(folder, 16)).astype(int) - smooth).max() < 12
+
+
+def test_the_cache_is_used_again_without_reading_an_image(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path, pictures(3))
+    cache = data.load(folder, 16)
+    monkeypatch.setattr(data, "decode", None)
+    assert data.load(folder, 16) == cache
+    assert data.load(str(folder) + "/", 16) == cache
+
+
+@pytest.mark.parametrize("change", ["touched", "added", "removed", "renamed"])
+def test_a_changed_folder_gets_a_new_cache_and_the_old_one_goes(tmp_path, change):
+    folder = folder_of(tmp_path, pictures(4))
+    old, other_size = data.load(folder, 16), data.load(folder, 8)
+    users = tmp_path / "frames.16.mine.npy"
+    users.touch()
+    first, second = data.images(folder)[:2]
+    if change == "touched":
+        first.write_bytes(second.read_bytes())
+        os.utime(first, ns=(0, second.stat().st_mtime_ns + 1))
+    elif change == "added":
+        Image.fromarray(pictures(1)[0]).save(folder / "image0000005.png")
+    elif change == "removed":
+        first.unlink()
+    else:
+        first.rename(folder / "later.png")
+    new = data.load(folder, 16)
+    assert new != old and not old.exists() and other_size.exists() and users.exists()
+    np.testing.assert_array_equal(np.load(new), [np.asarray(Image.open(path)) for path in data.images(folder)])
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    frames = pictures(3)
+    folder = folder_of(tmp_path, frames)
+    cache = data.load(folder, 16)
+    cache.write_bytes(cache.read_bytes()[:-1])
+    np.testing.assert_array_equal(np.load(data.load(folder, 16)), frames)
+
+
+def test_what_a_killed_run_left_is_removed_once_it_is_old(tmp_path):
+    folder = folder_of(tmp_path, pictures(1))
+    old, fresh = (tmp_path / f".frames.16.{'0' * 16}.npy.{pid}.part" for pid in (1, 2))
+    old.touch()
+    fresh.touch()
+    os.utime(old, (0, 0))
+    data.load(folder, 16)
+    assert fresh.exists() and not old.exists()
+
+
+def test_frames_still_being_written_are_refused(tmp_path):
+    folder = folder_of(tmp_path, pictures(2))
+    (folder / data.RECORD).write_text('{"origin": {}, "complete": false}')
+    with pytest.raises(UserError, match="only part of its frames"):
+        data.load(folder, 16)
+    (folder / data.RECORD).unlink()
+    assert data.count(data.load(folder, 16)) == 2
+
+
+# --- formats
+
+
+def saved(tmp_path, image, name="image1.png", **options):
+    folder = tmp_path / "frames"
+    folder.mkdir(exist_ok=True)
+    image.save(folder / name, **options)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA"])
+def test_what_loses_nothing_is_converted(tmp_path, mode):
+    image = Image.fromarray(pictures(1)[0]).convert(mode)
+    read = np.load(data.load(saved(tmp_path, image), 16))
+    np.testing.assert_array_equal(read[0], np.asarray(image.convert("RGB")))
+
+
+def test_16_bits_that_are_8_bits_widened_are_narrowed(tmp_path):
+    frame = pictures(1)[0]
+    folder = folder_of(tmp_path, [frame])
+    cv2.imwrite(str(folder / "image0000001.png"), frame[..., ::-1].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(np.load(data.load(folder, 16))[0], frame)
+
+
+@pytest.mark.parametrize("kind", ["16-bit", "RGBA", "palette", "colour key"])
+def test_what_would_lose_something_is_refused(tmp_path, kind):
+    image = Image.fromarray(pictures(1)[0])
+    options = {}
+    if kind == "16-bit":
+        image, reason = Image.fromarray(np.full((16, 16), 258, np.uint16)), "more than 8 bits"
+    else:
+        reason = "transparent"
+    if kind == "RGBA":
+        image.putalpha(254)
+    elif kind == "palette":
+        image = image.convert("P")
+        options = dict(transparency=image.getpixel((0, 0)))
+    elif kind == "colour key":
+        options = dict(transparency=image.getpixel((0, 0)))
+    with pytest.raises(UserError, match=rf"image1\.png .*{reason}"):
+        data.load(saved(tmp_path, image, **options), 16)
+
+
+def test_mixed_sizes_are_refused(tmp_path):
+    folder = folder_of(tmp_path, pictures(3))
+    saved(tmp_path, Image.new("RGB", (16, 18)), "image0000002.png")
+    with pytest.raises(UserError, match=r"image0000002\.png is 16x18 .*image0000001\.png is 16x16"):
+        data.load(folder, 16)
+    assert list(tmp_path.iterdir()) == [folder]  # no cache, whole or half
+
+
+@pytest.mark.parametrize("share", [0, 0.0005, 0.01, 0.3, 0.5, 0.9, 0.99, 0.9995])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_file_cut_short_is_refused_without_noise(tmp_path, capfd, suffix, share):
+    folder = folder_of(tmp_path, pictures(3, 64, 64), suffix)
+    path = data.images(folder)[1]
+    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=rf"image0000002\{suffix} .*"):
+        data.load(folder, 64)
+    printed = re.sub(r"reading frames: .*?frame/s\]|\s", "", capfd.readouterr().err)
+    assert not re.search("(?i)error|warn|jpeg|libpng|end", printed)
+
+
+def test_a_damaged_png_and_a_file_of_another_kind_are_refused(tmp_path):
+    folder = folder_of(tmp_path, pictures(2))
+    path = data.images(folder)[1]
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"image0000002\.png is empty, cut short or damaged"):
+        data.load(folder, 16)
+    path.write_bytes(b"GIF89a" + bytes(100))
+    with pytest.raises(UserError, match=r"image0000002\.png is neither PNG nor JPEG"):
+        data.load(folder, 16)
+
+
+# --- batches
+
+
+def test_sequences_are_frames_every_nth_apart(tmp_path):
+    cache = cache_of(tmp_path, 100, size=4)
+    for batch in take(30, cache, 3, 5, 6, seed=0):
+        assert batch.shape == (3, 5, 4, 4, 3) and batch.dtype == np.uint8 and type(batch) is np.ndarray
+        assert (np.diff(batch[..., 0, 0, 0].astype(int)) == 6).all()
+        assert (batch == batch[:, :, :1, :1, :1]).all()
+
+
+def test_batches_per_epoch_is_the_original_recipe():
+    assert data.batches_per_epoch(909, 32, 20, 6) == 1
+    assert data.batches_per_epoch(108_000, 32, 20, 6) == 168
+    assert data.batches_per_epoch(7, 32, 5, 6) == 1
+
+
+def test_an_epoch_repeats_no_place_and_the_next_has_another_order(tmp_path):
+    cache, n = cache_of(tmp_path, 200), data.batches_per_epoch(200, 4, 3, 2)
+    epochs = [np.concatenate(take(n, cache, 4, 3, 2, seed=0, start=epoch * n))[:, 0, 0, 0, 0] for epoch in range(2)]
+    assert n > 10 and all(len(set(epoch)) == n * 4 for epoch in epochs)
+    assert not np.array_equal(*epochs)
+
+
+@pytest.mark.parametrize("start", [1, 5, 16, 40])
+def test_a_resumed_run_sees_what_the_unbroken_one_would_have(tmp_path, start):
+    cache = cache_of(tmp_path, 200)
+    unbroken = take(start + 20, cache, 4, 3, 2, seed=7)
+    np.testing.assert_array_equal(unbroken[start:], take(20, cache, 4, 3, 2, seed=7, start=start))
+
+
+def test_another_seed_is_another_order(tmp_path):
+    cache = cache_of(tmp_path, 200)
+    assert not np.array_equal(take(5, cache, 4, 3, 2, seed=0), take(5, cache, 4, 3, 2, seed=1))
+
+
+def test_fewer_places_than_a_batch_are_used_equally(tmp_path):
+    cache = cache_of(tmp_path, 13)  # 13 - 2 * 5 = 3 places
+    batch, = take(1, cache, 8, 3, 5, seed=0)
+    places, uses = np.unique(batch[:, 0, 0, 0, 0], return_counts=True)
+    assert list(places) == [0, 1, 2] and sorted(uses) == [2, 3, 3]
+
+
+def test_too_few_frames_for_one_sequence_are_refused_at_once(tmp_path):
+    cache = cache_of(tmp_path, 24)
+    with pytest.raises(UserError, match=r"holds 24 frames and a sequence takes 25"):
+        data.batches(cache, 1, 5, 6, seed=0)
+    assert take(1, cache_of(tmp_path, 25), 2, 5, 6, seed=0)[0].shape[0] == 2
+
+
+def test_batches_outlive_the_removal_of_their_cache(tmp_path):
+    cache = cache_of(tmp_path, 100)
+    batches = data.batches(cache, 2, 3, 2, seed=0)
+    first = next(batches)
+    cache.unlink()
+    assert next(batches).shape == first.shape
+
+
+def test_a_cache_cut_short_in_use_is_noticed(tmp_path):
+    cache = cache_of(tmp_path, 100)
+    batches = data.batches(cache, 2, 3, 2, seed=0)
+    next(batches)
+    os.truncate(cache, 128)
+    with pytest.raises(UserError, match="was cut short"):
+        next(batches)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc/self/status, which only Linux has")
+def test_memory_does_not_grow_with_the_data_set(tmp_path):
+    """As many frames are read as a 295 MB cache holds; the process never grows by 20 MB."""
+    cache = tmp_path / "cache.npy"
+    with open(cache, "wb") as file:
+        shape = (24_000, 64, 64, 3)
+        np.lib.format.write_array_header_1_0(file, dict(descr="|u1", fortran_order=False, shape=shape))
+        file.truncate(file.tell() + 24_000 * 64 * 64 * 3)  # zeros that take no space on the disk
+    script = """
+import sys, data
+def peak():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+batches = data.batches(sys.argv[1], 24, 5, 6, seed=0)
+next(batches)
+before = peak()
+seen = 0
+while seen < 24_000:
+    seen += next(batches)[..., 0, 0, 0].size
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script, cache], cwd=Path(data.__file__).parent, check=True,
+                          capture_output=True, text=True)
+    assert int(done.stdout) < 20e6

@@ -1,0 +1,80 @@
+"""Each term of the losses against its closed form, and what each penalty can and cannot see."""
+
+import keras
+import numpy as np
+import pytest
+
+import losses
+
+NORMAL = np.random.default_rng(0).standard_normal((4096, 3, 8)).astype("float32")  # [B, T, Z]
+
+
+def value(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def test_losses_are_two_and_one_ln_2_at_chance():
+    zeros = np.zeros((4, 5), "float32")
+    assert value(losses.discriminator_loss(zeros, zeros)) == pytest.approx(2 * np.log(2))
+    assert value(losses.generator_loss(zeros)) == pytest.approx(np.log(2))
+
+
+def test_losses_are_binary_cross_entropy():
+    real, fake = np.float32([[2.0, -1.0]]), np.float32([[0.5, -3.0]])
+    p_real, p_fake = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-fake))
+    expected = -np.log(p_real).mean() - np.log(1 - p_fake).mean()
+    assert value(losses.discriminator_loss(real, fake)) == pytest.approx(expected, rel=1e-5)
+    assert value(losses.generator_loss(fake)) == pytest.approx(-np.log(p_fake).mean(), rel=1e-5)
+
+
+def test_losses_stay_finite_for_certain_logits():
+    sure = np.full((1, 1), 1e4, "float32")
+    assert value(losses.generator_loss(-sure)) == pytest.approx(1e4)
+    assert value(losses.discriminator_loss(sure, -sure)) == 0
+
+
+def test_gradient_penalty_is_half_the_squared_length():
+    gradients = np.zeros((2, 3, 4), "float32")
+    gradients[0, 0, 0], gradients[1, 2, :2] = 3, 1  # squared lengths 9 and 2
+    assert value(losses.gradient_penalty(gradients)) == pytest.approx(0.5 * (9 + 2) / 2)
+
+
+def test_moments_of_known_numbers():
+    x = np.float32([[1.0], [1.0], [1.0], [5.0]])
+    mean, std, skewness, kurtosis = (value(m) for m in losses.moments(x, axis=0))
+    assert mean == pytest.approx(2)
+    assert std == pytest.approx(np.sqrt(3))
+    assert skewness == pytest.approx(6 / 3**1.5)  # (-1 - 1 - 1 + 27) / 4
+    assert kurtosis == pytest.approx(21 / 9)  # (1 + 1 + 1 + 81) / 4
+
+
+def test_moments_penalty_is_the_sum_of_the_four_squared_errors():
+    x = np.float32([1, 1, 1, 5]).reshape(2, 1, 2)
+    expected = 2**2 + (np.sqrt(3) - 1) ** 2 + (6 / 3**1.5) ** 2 + (21 / 9 - 3) ** 2
+    assert value(losses.moments_penalty(x)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_moments_penalty_takes_each_step_by_itself():
+    shifted = np.concatenate([NORMAL - 1, NORMAL + 1], axis=1)  # over both steps the mean would be 0
+    assert value(losses.moments_penalty(shifted)) == pytest.approx(1, abs=0.02)
+
+
+def test_chains_penalty_of_each_moment():
+    assert value(losses.chains_penalty(NORMAL)) == pytest.approx(0, abs=0.01)
+    assert value(losses.chains_penalty(NORMAL + 0.5)) == pytest.approx(0.25, abs=0.02)
+    assert value(losses.chains_penalty(NORMAL * 3)) == pytest.approx(4, abs=0.3)
+    uniform = np.random.default_rng(1).uniform(-np.sqrt(3), np.sqrt(3), NORMAL.shape).astype("float32")
+    assert value(losses.chains_penalty(uniform)) == pytest.approx(0.01 * (1.8 - 3) ** 2, abs=0.005)
+    skewed = np.random.default_rng(1).exponential(1, NORMAL.shape).astype("float32") - 1  # skewness 2, kurtosis 9
+    assert value(losses.chains_penalty(skewed)) == pytest.approx(0.1 * 4 + 0.01 * 36, rel=0.3)
+
+
+def test_chains_penalty_of_correlated_coordinates():
+    alike = np.repeat(NORMAL[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
+    assert value(losses.chains_penalty(alike)) == pytest.approx(0.7, abs=0.05)
+
+
+def test_only_the_chains_penalty_sees_chains_fall_into_step():
+    together = np.repeat(np.random.default_rng(2).standard_normal((1, 20, 64)), 256, axis=0).astype("float32")
+    assert value(losses.moments_penalty(together)) < 0.4
+    assert value(losses.chains_penalty(together)) > 1  # no spread: (0 - 1)^2 at least

@@ -1,0 +1,118 @@
+"""Shapes, sizes and the promises the networks make: states on the sphere, lamps that do not know of each other."""
+
+import keras
+import numpy as np
+import pytest
+
+from config import PRESETS, Config
+from models import Discriminator, Generator, Transition, interpolate, spread, standardise
+
+SMALL = Config(img_size=16, width=4, chains=8, batch_size=4, latent_size=16, rnn_units=12, features=10)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(x)
+
+
+def assert_on_sphere(z):
+    np.testing.assert_allclose(numpy(z).mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(numpy(z).std(-1), 1, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def transition():
+    keras.utils.set_random_seed(0)
+    return Transition(SMALL)
+
+
+def test_generator_has_the_original_size():
+    assert Generator(Config(**PRESETS["original"])).count_params() == 953_731
+
+
+@pytest.mark.parametrize("img_size", [8, 16, 32, 128])
+def test_generator_draws_frames_of_any_size(img_size):
+    frames = numpy(Generator(Config(img_size=img_size, width=2))(normal(3, 64)))
+    assert frames.shape == (3, img_size, img_size, 3)
+    assert 0 <= frames.min() < frames.max() <= 1
+
+
+@pytest.mark.parametrize("values, logits", [({}, 9), (dict(frame_logits=False), 5), (dict(differences=False), 9),
+                                            (dict(minibatch_std=False), 9), (dict(batch_norm=True), 9)])
+def test_discriminator_judges_frames_and_motion(values, logits):
+    config = Config(img_size=16, width=4, **values)
+    clips = np.random.default_rng(0).uniform(0, 1, (4, 5, 16, 16, 3)).astype("float32")
+    assert Discriminator(config)(clips).shape == (4, logits)
+
+
+def test_discriminator_hears_the_past_but_not_the_future():
+    judge = Discriminator(Config(img_size=16, width=4, minibatch_std=False, frame_logits=False))
+    clips = np.random.default_rng(0).uniform(0, 1, (2, 5, 16, 16, 3)).astype("float32")
+    before = numpy(judge(clips))
+    clips[:, 3] = 0
+    after = numpy(judge(clips))
+    np.testing.assert_allclose(after[:, :3], before[:, :3], atol=1e-6)
+    assert np.abs(after[:, 3:] - before[:, 3:]).min() > 1e-6
+
+
+def test_spread_tells_alike_from_different():
+    same = np.repeat(normal(1, 3, 10), 6, axis=0)
+    assert numpy(spread(same)).max() < 1e-3
+    assert numpy(spread(normal(6, 3, 10))).min() > 0.3
+
+
+def test_states_stay_on_the_sphere(transition):
+    z, h = transition.initial(normal(5, 16))
+    assert_on_sphere(z)
+    assert not numpy(h).any()
+    latents, outputs, (z, h) = transition.roll(normal(5, 7, 16, seed=1), (z, h))
+    assert latents.shape == outputs.shape == (5, 7, 16)
+    assert z.shape == (5, 16)
+    assert h.shape == (5, 12)
+    assert_on_sphere(latents)
+    assert_on_sphere(z)
+
+
+def test_roll_is_step_after_step(transition):
+    normals = normal(5, 4, 16, seed=1)
+    state = transition.initial(normal(5, 16))
+    latents, outputs, last = transition.roll(normals, state)
+    for t in range(4):
+        np.testing.assert_allclose(numpy(latents)[:, t], numpy(state[0]), atol=1e-5)
+        output, state = transition(normals[:, t], state)
+        np.testing.assert_allclose(numpy(outputs)[:, t], numpy(output), atol=1e-5)
+    for ours, theirs in zip(state, last, strict=True):
+        np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=1e-5)
+
+
+def test_a_lamp_does_not_know_of_others(transition):
+    first, normals = normal(6, 16), normal(6, 20, 16, seed=1)
+    together = transition.roll(normals, transition.initial(first))[0]
+    alone = transition.roll(normals[2:3], transition.initial(first[2:3]))[0]
+    np.testing.assert_allclose(numpy(together)[2:3], numpy(alone), atol=1e-5)
+
+
+def test_without_noise_the_future_is_certain():
+    transition = Transition(Config(noise=0.0, latent_size=16))
+    state = transition.initial(normal(2, 16))
+    np.testing.assert_array_equal(numpy(transition(normal(2, 16, seed=1), state)[0]),
+                                  numpy(transition(normal(2, 16, seed=2), state)[0]))
+
+
+def test_interpolation_goes_evenly_along_the_sphere():
+    start, end = standardise(normal(3, 64)), standardise(normal(3, 64, seed=1))
+    path = numpy(interpolate(start, end, 6))
+    assert path.shape == (3, 6, 64)
+    assert_on_sphere(path)
+    np.testing.assert_allclose(path[:, 0], numpy(start), atol=1e-5)
+    whole = np.concatenate([path, numpy(end)[:, None]], axis=1)
+    cosines = (whole[:, 1:] * whole[:, :-1]).mean(-1)
+    np.testing.assert_allclose(cosines, cosines[:, :1].repeat(6, 1), atol=1e-5)
+
+
+def test_interpolation_stands_still_where_nothing_moves():
+    z = standardise(normal(2, 64))
+    np.testing.assert_allclose(numpy(interpolate(z, z, 6)), numpy(z)[:, None].repeat(6, 1), atol=1e-3)

@@ -1,0 +1,410 @@
+"""The window shows the frames at their pace and closes when asked; the film holds every frame, or is not written."""
+
+import ctypes
+import ctypes.util
+import itertools
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image, ImageGrab
+
+import playback
+from files import UserError
+
+ROOT = Path(playback.__file__).parent
+COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 200, 50]]])  # four quarters: no two alike in BGR
+
+# Shows the four quarters until it is quit, says how it ended and waits, so that the window can be seen to be gone.
+SHOW = f"""
+import itertools, sys
+import numpy as np
+import playback
+quarters = np.array({COLOURS.tolist()}, np.uint8).repeat(32, 0).repeat(32, 1)
+try:
+    playback.show(itertools.repeat(quarters), fps=25)
+    print("returned", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sys.stdin.read()
+"""
+
+
+# The window.
+
+def environment(**changes):
+    """This process's environment, without any display or choice of Qt's, with the project's modules to import."""
+    foreign = "DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM", "XDG_SESSION_TYPE"
+    return {k: v for k, v in os.environ.items() if k not in foreign} | {"PYTHONPATH": str(ROOT)} | changes
+
+
+def until(found, what, seconds=15):
+    """What `found()` returns once it is true."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.02)
+    return result
+
+
+class Window:
+    """A process that shows a window on `display`, and what a person does with a mouse and a keyboard."""
+
+    def __init__(self, display, script=SHOW, **env):
+        self.display = display
+        self.process = subprocess.Popen([sys.executable, "-c", script], text=True, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        env=environment(DISPLAY=display, **env))
+
+    def __enter__(self):
+        self.id = until(self.find, "window")
+        return self
+
+    def wait_for_picture(self):
+        # Without a window manager Qt misses about once in ten times that its window is mapped, and paints nothing.
+        for _ in range(3):
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                if self.picture().any():
+                    return
+            self.xdotool("windowunmap", self.id, "sleep", 0.1, "windowmap", self.id)
+        raise AssertionError("no picture in the window")
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def xdotool(self, *args):
+        return subprocess.run(["xdotool", *map(str, args)], env=environment(DISPLAY=self.display), text=True,
+                              capture_output=True).stdout.split()
+
+    def find(self):
+        """The id of a visible window that holds the title, of the process itself and not of its check."""
+        found = self.xdotool("search", "--onlyvisible", "--name", "duralava")
+        return next((w for w in found if self.xdotool("getwindowpid", w) == [str(self.process.pid)]), None)
+
+    def picture(self):
+        """What the screen shows at the window: uint8 RGB [H, W, 3]."""
+        shell = self.xdotool("getwindowgeometry", "--shell", self.id)
+        place = {k: int(v) for k, v in (line.split("=") for line in shell)}
+        screen = np.asarray(ImageGrab.grab(xdisplay=self.display).convert("RGB"))
+        return screen[place["Y"]:place["Y"] + place["HEIGHT"], place["X"]:place["X"] + place["WIDTH"]]
+
+    def key(self, name):
+        self.xdotool("key", "--window", self.id, name)
+
+    def close(self):
+        """What a window manager does when the cross in the title bar is clicked."""
+        delete_window(self.display, int(self.id))
+
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+
+
+def delete_window(display, window):
+    """Send a window the message WM_DELETE_WINDOW (xdotool could only destroy it)."""
+    if not (name := ctypes.util.find_library("X11")):
+        pytest.skip("libX11 is not installed")
+    x = ctypes.CDLL(name)
+    x.XOpenDisplay.restype = ctypes.c_void_p
+    x.XInternAtom.restype = ctypes.c_ulong
+    connection = ctypes.c_void_p(x.XOpenDisplay(display.encode()))
+
+    class ClientMessage(ctypes.Structure):
+        _fields_ = (("type", ctypes.c_int), ("serial", ctypes.c_ulong), ("send_event", ctypes.c_int),
+                    ("display", ctypes.c_void_p), ("window", ctypes.c_ulong), ("message_type", ctypes.c_ulong),
+                    ("format", ctypes.c_int), ("data", ctypes.c_long * 5), ("rest", ctypes.c_long * 16))
+
+    protocols, delete = (x.XInternAtom(connection, atom, 0) for atom in (b"WM_PROTOCOLS", b"WM_DELETE_WINDOW"))
+    message = ClientMessage(33, 0, 1, connection, window, protocols, 32, (ctypes.c_long * 5)(delete, 0))
+    x.XSendEvent(connection, ctypes.c_ulong(window), 0, ctypes.c_long(0), ctypes.byref(message))
+    x.XCloseDisplay(connection)
+
+
+def centres(picture):
+    """The colours in the middle of the four quarters of a picture."""
+    h, w = picture.shape[:2]
+    return picture[np.ix_([h // 4, 3 * h // 4], [w // 4, 3 * w // 4])]
+
+
+def test_window_shows_the_frames_enlarged_smoothly(display):
+    with Window(display, XDG_SESSION_TYPE="wayland") as window:
+        window.wait_for_picture()
+        picture = window.picture()
+        assert picture.shape == (512, 512, 3)
+        np.testing.assert_array_equal(centres(picture), COLOURS)
+        edge = picture[100, 256 - 16:256 + 16, 1].astype(int)  # from red to green: the green rises
+        assert len(set(edge)) > 6, "the border of two colours is a step, not a slope"
+        window.key("q")
+        assert window.process.communicate() == ("returned\n", "")  # and Qt said nothing
+
+
+@pytest.mark.parametrize("width, height, side", [(900, 700, 700), (300, 600, 300)])
+def test_picture_follows_the_window_and_keeps_its_aspect(display, width, height, side):
+    left, top = (width - side) // 2, (height - side) // 2
+    with Window(display) as window:
+        window.wait_for_picture()
+        window.xdotool("windowsize", window.id, width, height)
+
+        def fits():
+            picture = window.picture()
+            if picture.shape != (height, width, 3):
+                return False
+            inner = picture[top:top + side, left:left + side]
+            bars = int(picture.sum()) - int(inner.sum())
+            return (centres(inner) == COLOURS).all() and inner.any(axis=2).all() and bars == 0
+
+        until(fits, "picture of the new size between black bars", 5)
+
+
+@pytest.mark.parametrize("action, end", [
+    (lambda window: window.key("q"), "returned"),
+    (lambda window: window.key("Escape"), "returned"),
+    (lambda window: window.close(), "returned"),
+    (lambda window: window.interrupt(), "interrupted"),
+], ids=["q", "escape", "close", "ctrl-c"])
+def test_quitting_closes_the_window(display, action, end):
+    with Window(display) as window:
+        window.wait_for_picture()
+        window.key("x")
+        time.sleep(0.1)
+        assert window.find(), "another key closed it"
+        action(window)
+        until(lambda: not window.find(), "end of the window", 2)
+        assert window.process.poll() is None  # so it was closed, not lost with its process
+        assert window.process.communicate() == (end + "\n", "")
+
+
+# Frames at 20 a second, the making or the drawing of some delayed: prints the seconds and the frames drawn.
+PACE = """
+import time
+import cv2
+import numpy as np
+import playback
+
+def timed(count, making, drawing):
+    def frames():
+        for i in range(count):
+            if i:
+                time.sleep(making(i))
+            yield np.full((8, 8, 3), 99, np.uint8)
+
+    def slowly(title, picture):
+        drawn.append(time.sleep(drawing))
+        imshow(title, picture)
+
+    drawn, imshow = [], cv2.imshow
+    cv2.imshow = slowly
+    try:
+        start = time.perf_counter()
+        playback.show(frames(), fps=20, size=64)
+        print(time.perf_counter() - start, len(drawn), flush=True)
+    finally:
+        cv2.imshow = imshow
+
+playback.check_display()
+timed(%s)
+"""
+
+
+def pace(display, count, making="lambda i: 0", drawing=0, keys=False):
+    with Window(display, PACE % f"{count}, {making}, {drawing}") as window:
+        while keys and window.process.poll() is None:
+            window.key("x")
+        out, err = window.process.communicate()
+    assert not err
+    seconds, drawn = out.split()
+    return float(seconds), int(drawn)
+
+
+def test_the_clock_sets_the_pace_whatever_keys_are_pressed(display):
+    seconds, drawn = pace(display, 40, keys=True)
+    assert 1.9 < seconds < 2.4
+    assert drawn >= 38  # every one, but for a hiccup of the machine
+
+
+def test_frames_in_bursts_keep_the_pace(display):
+    seconds, drawn = pace(display, 36, making="lambda i: 0.12 if i % 6 == 0 else 0")
+    assert 1.7 < seconds < 2.2
+    assert drawn >= 34
+
+
+def test_slow_drawing_leaves_out_frames_but_keeps_the_pace(display):
+    seconds, drawn = pace(display, 40, drawing=0.08)  # 3.2 s, if all were drawn
+    assert 1.9 < seconds < 2.6
+    assert 20 <= drawn < 32
+
+
+def test_slow_making_shows_every_frame(display):
+    seconds, drawn = pace(display, 15, making="lambda i: 0.1")
+    assert seconds > 1.4
+    assert drawn == 15
+
+
+def test_a_long_pause_is_not_followed_by_a_rush(display):
+    seconds, _ = pace(display, 30, making="lambda i: 1.0 if i == 5 else 0")
+    assert seconds > 0.25 + 1.0 + 1.1  # 25 frames are left after it: 1.25 s
+
+
+CHECK = """
+import playback
+try:
+    playback.show(iter(()), fps=30)
+except playback.UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a display has no name")
+@pytest.mark.parametrize("env, reason", [
+    ({}, "DISPLAY is not set"),
+    ({"DISPLAY": ":99999"}, "could not connect to display :99999"),
+    ({"WAYLAND_DISPLAY": "wayland-9"}, "DISPLAY is not set"),
+], ids=["none", "dead", "wayland"])
+def test_no_display_is_told_in_one_sentence(env, reason):
+    result = subprocess.run([sys.executable, "-c", CHECK], env=environment(**env), text=True, capture_output=True)
+    assert result.stdout == (f"no display to open a window on: {reason}; use --mode video to write a film instead\n")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_opencv_without_windows_is_told(monkeypatch):
+    monkeypatch.setattr(playback.cv2, "currentUIFramework", lambda: "")  # what the headless wheel answers
+    playback.check_display.cache_clear()
+    with pytest.raises(UserError, match=r"opencv-python-headless.*--mode video"):
+        playback.check_display()
+
+
+# The film.
+
+def noise(count, height=16, width=24):
+    """Frames of which no two are alike, but for every third, which is the one before again."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
+    return [frames[i - 1] if i % 3 == 2 else frame for i, frame in enumerate(frames)]
+
+
+def program(path, source):
+    """Make an executable of Python source."""
+    path.write_text(f"#!{sys.executable}\nimport os, sys\n{source}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def path_folder(tmp_path, monkeypatch):
+    """An empty folder, and the only one where programs are looked for."""
+    if os.name != "posix":
+        pytest.skip("stand-ins for ffmpeg are scripts")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def decoded(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pictures, durations = [], []
+        for i in range(image.n_frames):
+            image.seek(i)
+            pictures.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info.get("duration"))
+        return pictures, durations, image.info.get("loop")
+
+
+@pytest.mark.parametrize("system", [False, True], ids=["imageio-ffmpeg", "system"])
+@pytest.mark.parametrize("fps, seconds, count", [(30, 1, 30), (12.5, 0.6, 8), (5, 0.01, 1)])
+def test_film_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, system, fps, seconds, count):
+    monkeypatch.chdir(tmp_path)
+    out = Path("a:b/-out.png")  # for ffmpeg, an address
+    out.parent.mkdir()
+    if system:
+        real = imageio_ffmpeg.get_ffmpeg_exe()
+        program(path_folder / "ffmpeg",
+                f"open({str(tmp_path / 'used')!r}, 'w').close()\nos.execv({real!r}, ['ffmpeg', *sys.argv[1:]])")
+    frames = noise(60)
+    playback.film(iter(frames), out, fps, seconds)
+    assert (tmp_path / "used").exists() == system
+    pictures, durations, loop = decoded(out)
+    np.testing.assert_array_equal(pictures, frames[:count])
+    if count > 1:  # one is a still picture
+        assert loop == 0  # for ever
+        assert sum(durations) == pytest.approx(1000 * count / fps, abs=1)
+        assert max(durations) == pytest.approx(1000 / fps, abs=0.01)
+
+
+def test_film_takes_no_frame_too_many(tmp_path):
+    frames = iter(noise(20))
+    playback.film(frames, tmp_path / "out.apng", fps=10, seconds=1)
+    assert len(list(frames)) == 10
+
+
+@pytest.mark.parametrize("source", [
+    "sys.exit('[apng @ 0x1] no room.')",
+    "sys.stdin.buffer.read(); print('[out#0] [apng] no room\\nConversion failed!', file=sys.stderr); sys.exit(1)",
+    "print('no room\\n' * 100_000, file=sys.stderr); sys.exit(1)",
+], ids=["at once", "at the end", "at length"])
+def test_failing_ffmpeg_is_told_and_the_old_film_stays(tmp_path, path_folder, source):
+    program(path_folder / "ffmpeg", source)
+    out = tmp_path / "out.png"
+    out.write_bytes(b"old")
+    with pytest.raises(UserError) as error:
+        playback.film(itertools.cycle(noise(3, 64, 64)), out, fps=30, seconds=30)
+    assert str(error.value) == f"{out} was not written: {path_folder / 'ffmpeg'} failed with: no room"
+    assert out.read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == [path_folder, out]
+
+
+def test_ffmpeg_that_cannot_be_run_is_told(tmp_path, path_folder):
+    program(path_folder / "ffmpeg", "")
+    (path_folder / "ffmpeg").write_bytes(b"\x7fELF not really")
+    with pytest.raises(UserError, match="cannot be run"):
+        playback.film(iter(noise(3)), tmp_path / "out.png", fps=30, seconds=0.1)
+    assert list(tmp_path.iterdir()) == [path_folder]
+
+
+def test_interrupted_film_leaves_nothing(tmp_path, path_folder):
+    program(path_folder / "ffmpeg", f"open({str(path_folder / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+                                    "while sys.stdin.buffer.read(1): pass\nimport time; time.sleep(20)")
+
+    def frames():
+        yield from noise(3)
+        until((path_folder / "pid").exists, "ffmpeg")
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.png"
+    out.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        playback.film(frames(), out, fps=30, seconds=30)
+    assert out.read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == [path_folder, out]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((path_folder / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize("name, sentence", [
+    ("out.mp4", "out.mp4 has no ending of a known format: end it in .png or .apng"),
+    ("out", "out has no ending of a known format: end it in .png or .apng"),
+    ("missing/out.png", "out.png cannot be written (No such file or directory): give the film another folder"),
+    ("file/out.png", "out.png cannot be written (Not a directory): give the film another folder"),
+    ("folder.png", "folder.png is a folder: give the film another name"),
+])
+def test_a_film_that_cannot_be_written_is_told_early(tmp_path, name, sentence):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError) as error:
+        playback.check_film(tmp_path / name)
+    assert str(error.value).endswith(sentence)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_a_film_in_the_current_folder_is_fine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    playback.check_film("out.PNG")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,306 @@
+"""A run from the command line: what it leaves in its folder, and that no interruption costs more than it must."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import checkpoints
+import rollout
+from config import Config
+from files import UserError
+from training import METRICS, Trainer, epoch_name, new_run
+
+ROOT = Path(checkpoints.__file__).parent
+SMALL = dict(img_size=16, width=2, latent_size=8, rnn_units=8, features=8, chains=8, batch_size=4, seq_len=4, window=3,
+             every_nth=2)
+FLAGS = [f"--{name}={value}" for name, value in SMALL.items()]
+
+
+def command(*flags):
+    return [sys.executable, str(ROOT / "learn.py"), *map(str, flags)]
+
+
+def learn(folder, *flags, timeout=120):
+    """Run learn.py in `folder` to its end."""
+    return subprocess.run(command(*flags), cwd=folder, capture_output=True, text=True, timeout=timeout)
+
+
+def start(folder, *flags):
+    """Start learn.py in `folder`."""
+    return subprocess.Popen(command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(found, process):
+    """Wait until `found()` is true while `process` runs."""
+    deadline = time.monotonic() + 90
+    while not found():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def only_run(folder):
+    [run] = (folder / "logs").iterdir()
+    return run
+
+
+def names(run):
+    return sorted(path.name for path in run.iterdir() if "tfevents" not in path.name)
+
+
+def pair(prefix):
+    return [f"{prefix}.data-00000-of-00001", f"{prefix}.index"]
+
+
+def weights(prefix):
+    """All numbers saved under `prefix`, by name."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE" in name}
+
+
+@pytest.fixture
+def footage(tmp_path):
+    """A folder with 40 frames of a blob on its way up: 2 batches an epoch."""
+    (tmp_path / "frames").mkdir()
+    y, x = np.mgrid[:16, :16]
+    for i in range(40):
+        blob = np.exp(-((x - 8) ** 2 + (y - 16 + i % 20) ** 2) / 8)[..., None] * [255, 120, 40]
+        Image.fromarray(blob.astype("uint8")).save(tmp_path / "frames" / f"image{i + 1:07}.png")
+    return tmp_path
+
+
+def test_a_run_leaves_what_playing_and_resuming_need(footage):
+    done = learn(footage, *FLAGS, "--epochs=3", "--save_every=2", "--seed=5")
+    assert done.returncode == 0, done.stderr
+    run = only_run(footage)
+    assert re.fullmatch(r"\d{8}-\d{6}", run.name)
+    assert names(run) == sorted(["config.json", *pair("state.6"), *pair("weights.2"), *pair("weights.3")])
+    saved = json.loads((run / "config.json").read_text())
+    assert saved["seed"] == 5
+    assert saved["chains"] == 8
+    assert f"--weights {run.relative_to(footage)} --mode live" in done.stdout
+    for network, parameters in ("generator", 10_000), ("transition", 100), ("discriminator", 1_000):
+        assert f'Model: "{network}"' in done.stdout, parameters
+    assert "epoch 3" in done.stderr
+    assert "steps/s" in done.stderr
+    assert "kurt" in done.stderr
+    assert "absl" not in done.stderr
+
+
+def test_tensorboard_shows_curves_pictures_and_histograms(footage):
+    assert learn(footage, *FLAGS, "--epochs=5").returncode == 0
+    events = EventAccumulator(str(only_run(footage)), size_guidance=dict(tensors=0))
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    shown = ["1_first", "2_second", "3_third", "4_middle", "5_last"]
+    assert tags == {*METRICS, "learning_rate", *(f"{kind}/{name}" for kind in ("frames", "latents") for name in shown)}
+    assert [event.step for event in events.Tensors("learning_rate")] == [10]
+    _, _, png, *_ = tf.make_ndarray(events.Tensors("frames/5_last")[-1].tensor_proto)
+    assert tf.io.decode_png(png).shape == (16, 16, 3)
+
+
+def test_stopped_and_resumed_is_as_if_never_stopped(footage):
+    """Bit for bit: a run in one go, and one stopped by Ctrl-C, stopped by the system, and resumed twice."""
+    flags = [*FLAGS, "--epochs=60", "--save_every=20", "--r1_gamma=0.1"]
+    straight = start(footage, *flags)
+    until(lambda: list(footage.glob("logs/*/config.json")), straight)
+    reference = only_run(footage)
+    stopped = start(footage, *flags)
+    until(lambda: len(list(footage.glob("logs/*/config.json"))) == 2, stopped)
+    [run] = set((footage / "logs").iterdir()) - {reference}
+    until(lambda: list(run.glob("weights.20.index")), stopped)
+    stopped.send_signal(signal.SIGINT)
+    output, _ = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert f"--resume {run.relative_to(footage)}" in output
+    assert epoch_of(run) < 60
+
+    stopped = start(footage, "--resume", run)
+    until(lambda: list(run.glob("weights.40.index")), stopped)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate(timeout=60)
+    assert stopped.returncode == 143
+    assert learn(footage, "--resume", run).returncode == 0
+
+    straight.communicate(timeout=120)
+    assert straight.returncode == 0
+    for epoch in 20, 40, 60:
+        ours, theirs = weights(run / f"weights.{epoch}"), weights(reference / f"weights.{epoch}")
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours), epoch
+
+
+def epoch_of(run):
+    return float(checkpoints.newest(run, "weights").name.removeprefix("weights."))
+
+
+def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage):
+    run = None
+    for kill in range(3):
+        flags = ["--resume", run] if run else [*FLAGS, "--epochs=100000", "--save_every=1"]
+        process = start(footage, *flags)
+        until(lambda: list(footage.glob("logs/*/state.*.index")), process)
+        run = only_run(footage)
+        goal = run / f"weights.{int(epoch_of(run)) + 5 + kill}.index"
+        until(goal.exists, process)
+        process.kill()
+        process.communicate()
+        for index in run.glob("weights.*.index"):
+            rollout.load(index.with_suffix(""))
+    done = learn(footage, "--resume", run, f"--epochs={int(epoch_of(run)) + 3}")
+    assert done.returncode == 0, done.stderr
+    assert not list(run.glob(".*part*")), "what the killed runs were writing is swept away"
+    assert len(list(run.glob("state.*.index"))) == 1
+
+
+def test_max_minutes_ends_a_run_in_time(footage):
+    begun = time.monotonic()
+    done = learn(footage, *FLAGS, "--max_minutes=0.15")
+    assert done.returncode == 0, done.stderr
+    assert 9 < time.monotonic() - begun < 40
+    run = only_run(footage)
+    assert epoch_of(run) > 0
+    assert "100%" in done.stderr
+    events = EventAccumulator(str(run), size_guidance=dict(tensors=0))
+    events.Reload()
+    rates = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("learning_rate")]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1 * Config().learning_rate
+
+
+def test_a_diverging_run_stops_and_keeps_its_checkpoint(footage):
+    assert learn(footage, *FLAGS, "--epochs=2").returncode == 0
+    run = only_run(footage)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | dict(learning_rate=1e30, epochs=10, optimizer="adam")))
+    before = names(run)
+    done = learn(footage, "--resume", run)
+    assert done.returncode == 2
+    assert "diverged" in done.stderr.splitlines()[-1]
+    assert f"--resume {run}" in done.stderr.splitlines()[-1]
+    assert names(run) == before
+
+
+def test_an_empty_folder_gets_a_simulated_lamp(tmp_path):
+    process = start(tmp_path, *FLAGS, "--epochs=1")
+    until(lambda: len(list(tmp_path.glob("frames/*.png"))) > 5, process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert "frames holds no frames: simulating a lava lamp" in output
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("flags, complaint", [
+    (["--resume=logs/none"], "logs/none/config.json is missing"),
+    (["--every_nth=30"], "40 frames and a sequence takes 61"),
+    (["--data_dir=image.png"], "image.png")])
+def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, complaint):
+    (footage / "image.png").write_bytes(b"")
+    done = learn(footage, *FLAGS[:9 if "--resume" not in flags[0] else 0], *flags)
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (footage / "logs").exists()
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path):
+    runs = {new_run(tmp_path) for _ in range(5)}
+    assert len(runs) == 5
+    assert all(run.is_dir() for run in runs)
+
+
+@pytest.mark.parametrize("step, name", [(20, "2"), (25, "2.5"), (100, "10"), (1, "0.1")])
+def test_epochs_in_file_names(step, name):
+    assert epoch_name(step, 10) == name
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer(Config(**SMALL))
+
+
+def real(config):
+    shape = (config.batch_size, config.clip_len, config.img_size, config.img_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_each_function_is_traced_once(trainer):
+    for _ in range(34):  # past the second gradient penalty
+        trainer.train_step(tf.constant(real(trainer.config)), 1e-4)
+    trainer.refresh_statistics()
+    trainer.refresh_statistics()
+    traced = {name: getattr(trainer, name).experimental_get_tracing_count()
+              for name in ("update", "regularise", "refresh_statistics")}
+    assert traced == dict(update=1, regularise=1, refresh_statistics=1)
+
+
+def test_the_average_follows_the_weights():
+    trainer = Trainer(Config(**SMALL, ema=0.9))
+    for _ in range(3):
+        trainer.train_step(tf.constant(real(trainer.config)), 1e-2)
+        for name, network in trainer.average.items():
+            trained = getattr(trainer, name).trainable_variables
+            for mean, weight in zip(network.trainable_variables, trained, strict=True):
+                assert mean.shape == weight.shape
+    before = trainer.average["transition"].get_weights()
+    trainer.step.assign(1_000)
+    trainer.update_average()
+    for old, mean, weight in zip(before, trainer.average["transition"].get_weights(),
+                                 trainer.transition.get_weights(), strict=True):
+        np.testing.assert_allclose(mean, 0.9 * old + 0.1 * weight, atol=1e-6)
+
+
+def test_without_an_average_the_weights_themselves_are_saved():
+    trainer = Trainer(Config(**SMALL, ema=0.0))
+    trainer.train_step(tf.constant(real(trainer.config)), 1e-2)
+    for mean, weight in zip(trainer.average["generator"].trainable_variables, trainer.generator.trainable_variables,
+                            strict=True):
+        np.testing.assert_array_equal(mean, weight)
+
+
+def test_refreshed_statistics_are_those_of_the_averaged_generator():
+    keras.utils.set_random_seed(1)
+    trainer = Trainer(Config(**(SMALL | dict(chains=64)), seed=3))
+    for _ in range(20):
+        trainer.train_step(tf.constant(real(trainer.config)), 1e-3)
+    trainer.refresh_statistics()
+    generator = trainer.average["generator"]
+    norm = next(layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization))
+    below = keras.Sequential(generator.layers[:generator.layers.index(norm)])
+    latents = np.random.default_rng(0).standard_normal((512, 8)).astype("float32")
+    latents = (latents - latents.mean(1, keepdims=True)) / latents.std(1, keepdims=True)
+    seen = below(latents).numpy()
+    np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=0.5)
+    assert not np.allclose(norm.moving_variance, 1, rtol=0.1), "still as it was made"
+
+
+def test_carried_states_start_the_next_step_some_anew():
+    trainer = Trainer(Config(**(SMALL | dict(chains=512)), reset_probability=0.25))
+    state = (tf.random.normal((512, 8)), tf.ones((512, 8)))
+    trainer.carry(state, trainer.seeds(2))
+    z, h = (part.numpy() for part in trainer.state)
+    fresh = ~h.any(axis=1)  # a new chain has no memory
+    assert 0.15 < fresh.mean() < 0.35
+    kept = {tuple(row) for row in z[~fresh]}
+    given = [tuple(row) for row in state[0].numpy()]
+    assert kept <= set(given)
+    assert [row for row in given if row in kept] != [tuple(row) for row in z[~fresh]], "shuffled"
+
+
+def test_a_state_of_other_networks_is_refused(tmp_path, trainer):
+    trainer.save(tmp_path, "1")
+    other = Trainer(Config(**(SMALL | dict(rnn_units=9))))
+    with pytest.raises(UserError, match=r"state\.\d+ .*config.json"):
+        other.restore(tmp_path)
