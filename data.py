@@ -51,7 +51,8 @@ def record(data_dir):
     """
     try:
         noted = json.loads(Path(data_dir, RECORD).read_text())
-        return noted if isinstance(noted, dict) and "origin" in noted else {}
+        known = isinstance(noted, dict) and isinstance(noted.get("origin"), dict) and "complete" in noted
+        return noted if known else {}
     except (OSError, ValueError):
         return {}
 
@@ -121,6 +122,7 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0):
         raise UserError(f"{cache} holds {n_frames} frames and a sequence takes {n_frames - n_places + 1}; "
                         "add frames, or lower --every_nth or the length of a sequence")
     per_epoch = batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
+
     def endless():
         epoch, first = divmod(start, per_epoch)
         with open(cache, "rb", buffering=0) as file:  # once: a newer cache of the same folder may remove its name

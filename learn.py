@@ -26,8 +26,11 @@ def train(preset=None, resume=None, **values):
     config = resumed(run, preset, values) if run else Config(**(PRESETS.get(preset, {}) | values))
     import data
 
-    if not data.images(config.data_dir):
-        print(f"{config.data_dir} holds no frames: simulating a lava lamp", flush=True)
+    noted = data.record(config.data_dir)
+    interrupted = noted and not noted["complete"] and noted["origin"].get("kind") == "simulation"
+    if interrupted or not data.images(config.data_dir):
+        print(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp",
+              flush=True)
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
     frames = data.load(config.data_dir, config.img_size)
     with hushed():
@@ -211,6 +214,10 @@ def main(argv=None):
         MODES[mode](**given)
     except UserError as error:
         print(f"learn.py: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"learn.py: {error}; see what requirements.txt names, and that OpenCV finds the libraries it wants "
+              "(on Debian: apt install libgl1 libglib2.0-0)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -78,7 +78,7 @@ class Trainer:
     def update(self, real):
         """One step of all networks, from one forward pass."""
         config = self.config
-        seeds = self.seeds(4)
+        seeds = self.seeds(5)
         normals = tf.random.stateless_normal((config.chains, config.seq_len, config.latent_size), seeds[0])
         with tf.GradientTape(persistent=True) as tape:
             latents, outputs, state = self.transition.roll(normals, self.state)
@@ -99,8 +99,10 @@ class Trainer:
                          tf.linalg.global_norm(lamp_gradients), *losses.moments(outputs, axis=(0, 1, 2))])
 
     def seeds(self, n):
-        """n seeds [n, 2] for this step: they follow from --seed and the step alone, so that no generator has to
-        be saved for a run to resume."""
+        """n seeds [n, 2] for this step.
+
+        They follow from --seed and the step alone: no generator has to be saved for a run to resume.
+        """
         return tf.random.split(tf.random.fold_in([self.config.seed, 0], self.step), n)
 
     def window(self, latents, seed):
@@ -116,15 +118,14 @@ class Trainer:
         return tf.reshape(frames, (-1, config.clip_len, config.img_size, config.img_size, 3))
 
     def carry(self, state, seeds):
-        """Let the next step begin where this one ended, some chains anew, and in another order, so that other
-        chains are decoded.
+        """Let the next step begin where this one ended, with some chains anew, and other chains first to be decoded.
 
         This is truncated back-propagation: it makes rollouts of any length part of what is trained.
         """
         chains = self.config.chains
         fresh = self.transition.initial(tf.random.stateless_normal((chains, self.config.latent_size), seeds[0]))
         reset = tf.random.stateless_uniform((chains, 1), seeds[1]) < self.config.reset_probability
-        order = tf.random.experimental.stateless_shuffle(tf.range(chains), seeds[1])
+        order = tf.random.experimental.stateless_shuffle(tf.range(chains), seeds[2])
         for variable, old, new in zip(self.state, state, fresh, strict=True):
             variable.assign(tf.gather(tf.where(reset, new, old), order))
 
@@ -330,7 +331,7 @@ def noted(*signals):
 def progress_bar(done):
     """A bar over the share of the run that is done, as a run ends by epochs or by the clock."""
     return tqdm(total=1.0, initial=done, mininterval=0.5, dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}, {postfix}")
+                bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}")
 
 
 def report(bar, done, step, steps_per_epoch, metrics):

@@ -3,8 +3,46 @@
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*flags):
+    """The command line of learn.py with `flags`."""
+    return [sys.executable, str(ROOT / "learn.py"), *map(str, flags)]
+
+
+def learn(folder, *flags, timeout=120, **options):
+    """Run learn.py with `flags` in `folder` to its end."""
+    return subprocess.run(command(*flags), cwd=folder, capture_output=True, text=True, timeout=timeout, **options)
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Hyper-parameters of networks so small that they take no time."""
+    return dict(img_size=16, width=2, latent_size=8, rnn_units=8, features=8, chains=8, batch_size=4, seq_len=4,
+                window=3, every_nth=2)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, small):
+    """The folder logs/20220104-213105 of a run, with small weights, untrained but vivid, of epochs 9.5 and 10."""
+    from config import Config
+    from training import Trainer
+
+    run = tmp_path_factory.mktemp("played") / "logs" / "20220104-213105"
+    run.mkdir(parents=True)
+    trainer = Trainer(Config(**small))
+    kernel = trainer.average["generator"].trainable_variables[-2]
+    kernel.assign(30 * kernel)
+    trainer.config.save(run / "config.json")
+    trainer.save(run, "9.5")
+    trainer.save(run, "10")
+    return run
 
 
 @pytest.fixture(scope="session")

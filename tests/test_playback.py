@@ -1,10 +1,7 @@
 """The window shows the frames at their pace and closes when asked; the film holds every frame, or is not written."""
 
-import ctypes
-import ctypes.util
 import itertools
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -14,12 +11,12 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from PIL import Image, ImageGrab
+from PIL import Image
 
 import playback
 from files import UserError
+from screen import Window, environment, until
 
-ROOT = Path(playback.__file__).parent
 COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 200, 50]]])  # four quarters: no two alike in BGR
 
 # Shows the four quarters until it is quit, says how it ended and waits, so that the window can be seen to be gone.
@@ -39,93 +36,9 @@ sys.stdin.read()
 
 # The window.
 
-def environment(**changes):
-    """This process's environment, without any display or choice of Qt's, with the project's modules to import."""
-    foreign = "DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM", "XDG_SESSION_TYPE"
-    return {k: v for k, v in os.environ.items() if k not in foreign} | {"PYTHONPATH": str(ROOT)} | changes
-
-
-def until(found, what, seconds=15):
-    """What `found()` returns once it is true."""
-    end = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < end, f"no {what} within {seconds} s"
-        time.sleep(0.02)
-    return result
-
-
-class Window:
-    """A process that shows a window on `display`, and what a person does with a mouse and a keyboard."""
-
-    def __init__(self, display, script=SHOW, **env):
-        self.display = display
-        self.process = subprocess.Popen([sys.executable, "-c", script], text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        env=environment(DISPLAY=display, **env))
-
-    def __enter__(self):
-        self.id = until(self.find, "window")
-        return self
-
-    def wait_for_picture(self):
-        # Without a window manager Qt misses about once in ten times that its window is mapped, and paints nothing.
-        for _ in range(3):
-            end = time.monotonic() + 2
-            while time.monotonic() < end:
-                if self.picture().any():
-                    return
-            self.xdotool("windowunmap", self.id, "sleep", 0.1, "windowmap", self.id)
-        raise AssertionError("no picture in the window")
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
-
-    def xdotool(self, *args):
-        return subprocess.run(["xdotool", *map(str, args)], env=environment(DISPLAY=self.display), text=True,
-                              capture_output=True).stdout.split()
-
-    def find(self):
-        """The id of a visible window that holds the title, of the process itself and not of its check."""
-        found = self.xdotool("search", "--onlyvisible", "--name", "duralava")
-        return next((w for w in found if self.xdotool("getwindowpid", w) == [str(self.process.pid)]), None)
-
-    def picture(self):
-        """What the screen shows at the window: uint8 RGB [H, W, 3]."""
-        shell = self.xdotool("getwindowgeometry", "--shell", self.id)
-        place = {k: int(v) for k, v in (line.split("=") for line in shell)}
-        screen = np.asarray(ImageGrab.grab(xdisplay=self.display).convert("RGB"))
-        return screen[place["Y"]:place["Y"] + place["HEIGHT"], place["X"]:place["X"] + place["WIDTH"]]
-
-    def key(self, name):
-        self.xdotool("key", "--window", self.id, name)
-
-    def close(self):
-        """What a window manager does when the cross in the title bar is clicked."""
-        delete_window(self.display, int(self.id))
-
-    def interrupt(self):
-        self.process.send_signal(signal.SIGINT)
-
-
-def delete_window(display, window):
-    """Send a window the message WM_DELETE_WINDOW (xdotool could only destroy it)."""
-    if not (name := ctypes.util.find_library("X11")):
-        pytest.skip("libX11 is not installed")
-    x = ctypes.CDLL(name)
-    x.XOpenDisplay.restype = ctypes.c_void_p
-    x.XInternAtom.restype = ctypes.c_ulong
-    connection = ctypes.c_void_p(x.XOpenDisplay(display.encode()))
-
-    class ClientMessage(ctypes.Structure):
-        _fields_ = (("type", ctypes.c_int), ("serial", ctypes.c_ulong), ("send_event", ctypes.c_int),
-                    ("display", ctypes.c_void_p), ("window", ctypes.c_ulong), ("message_type", ctypes.c_ulong),
-                    ("format", ctypes.c_int), ("data", ctypes.c_long * 5), ("rest", ctypes.c_long * 16))
-
-    protocols, delete = (x.XInternAtom(connection, atom, 0) for atom in (b"WM_PROTOCOLS", b"WM_DELETE_WINDOW"))
-    message = ClientMessage(33, 0, 1, connection, window, protocols, 32, (ctypes.c_long * 5)(delete, 0))
-    x.XSendEvent(connection, ctypes.c_ulong(window), 0, ctypes.c_long(0), ctypes.byref(message))
-    x.XCloseDisplay(connection)
+def showing(display, script=SHOW, **env):
+    """The window of a Python script on `display`."""
+    return Window(display, [sys.executable, "-c", script], **env)
 
 
 def centres(picture):
@@ -135,7 +48,7 @@ def centres(picture):
 
 
 def test_window_shows_the_frames_enlarged_smoothly(display):
-    with Window(display, XDG_SESSION_TYPE="wayland") as window:
+    with showing(display, XDG_SESSION_TYPE="wayland") as window:
         window.wait_for_picture()
         picture = window.picture()
         assert picture.shape == (512, 512, 3)
@@ -149,7 +62,7 @@ def test_window_shows_the_frames_enlarged_smoothly(display):
 @pytest.mark.parametrize("width, height, side", [(900, 700, 700), (300, 600, 300)])
 def test_picture_follows_the_window_and_keeps_its_aspect(display, width, height, side):
     left, top = (width - side) // 2, (height - side) // 2
-    with Window(display) as window:
+    with showing(display) as window:
         window.wait_for_picture()
         window.xdotool("windowsize", window.id, width, height)
 
@@ -171,7 +84,7 @@ def test_picture_follows_the_window_and_keeps_its_aspect(display, width, height,
     (lambda window: window.interrupt(), "interrupted"),
 ], ids=["q", "escape", "close", "ctrl-c"])
 def test_quitting_closes_the_window(display, action, end):
-    with Window(display) as window:
+    with showing(display) as window:
         window.wait_for_picture()
         window.key("x")
         time.sleep(0.1)
@@ -215,7 +128,7 @@ timed(%s)
 
 
 def pace(display, count, making="lambda i: 0", drawing=0, keys=False):
-    with Window(display, PACE % f"{count}, {making}, {drawing}") as window:
+    with showing(display, PACE % f"{count}, {making}, {drawing}") as window:
         while keys and window.process.poll() is None:
             window.key("x")
         out, err = window.process.communicate()

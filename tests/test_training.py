@@ -4,9 +4,7 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,22 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import checkpoints
 import rollout
 from config import Config
+from conftest import command, learn
 from files import UserError
 from training import METRICS, Trainer, epoch_name, new_run
-
-ROOT = Path(checkpoints.__file__).parent
-SMALL = dict(img_size=16, width=2, latent_size=8, rnn_units=8, features=8, chains=8, batch_size=4, seq_len=4, window=3,
-             every_nth=2)
-FLAGS = [f"--{name}={value}" for name, value in SMALL.items()]
-
-
-def command(*flags):
-    return [sys.executable, str(ROOT / "learn.py"), *map(str, flags)]
-
-
-def learn(folder, *flags, timeout=120):
-    """Run learn.py in `folder` to its end."""
-    return subprocess.run(command(*flags), cwd=folder, capture_output=True, text=True, timeout=timeout)
 
 
 def start(folder, *flags):
@@ -70,6 +55,11 @@ def weights(prefix):
 
 
 @pytest.fixture
+def flags(small):
+    return [f"--{name}={value}" for name, value in small.items()]
+
+
+@pytest.fixture
 def footage(tmp_path):
     """A folder with 40 frames of a blob on its way up: 2 batches an epoch."""
     (tmp_path / "frames").mkdir()
@@ -80,8 +70,8 @@ def footage(tmp_path):
     return tmp_path
 
 
-def test_a_run_leaves_what_playing_and_resuming_need(footage):
-    done = learn(footage, *FLAGS, "--epochs=3", "--save_every=2", "--seed=5")
+def test_a_run_leaves_what_playing_and_resuming_need(footage, flags):
+    done = learn(footage, *flags, "--epochs=3", "--save_every=2", "--seed=5")
     assert done.returncode == 0, done.stderr
     run = only_run(footage)
     assert re.fullmatch(r"\d{8}-\d{6}", run.name)
@@ -98,8 +88,8 @@ def test_a_run_leaves_what_playing_and_resuming_need(footage):
     assert "absl" not in done.stderr
 
 
-def test_tensorboard_shows_curves_pictures_and_histograms(footage):
-    assert learn(footage, *FLAGS, "--epochs=5").returncode == 0
+def test_tensorboard_shows_curves_pictures_and_histograms(footage, flags):
+    assert learn(footage, *flags, "--epochs=5").returncode == 0
     events = EventAccumulator(str(only_run(footage)), size_guidance=dict(tensors=0))
     events.Reload()
     tags = set(events.Tags()["tensors"])
@@ -110,9 +100,9 @@ def test_tensorboard_shows_curves_pictures_and_histograms(footage):
     assert tf.io.decode_png(png).shape == (16, 16, 3)
 
 
-def test_stopped_and_resumed_is_as_if_never_stopped(footage):
+def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags):
     """Bit for bit: a run in one go, and one stopped by Ctrl-C, stopped by the system, and resumed twice."""
-    flags = [*FLAGS, "--epochs=60", "--save_every=20", "--r1_gamma=0.1"]
+    flags += ["--epochs=60", "--save_every=20", "--r1_gamma=0.1"]
     straight = start(footage, *flags)
     until(lambda: list(footage.glob("logs/*/config.json")), straight)
     reference = only_run(footage)
@@ -145,11 +135,10 @@ def epoch_of(run):
     return float(checkpoints.newest(run, "weights").name.removeprefix("weights."))
 
 
-def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage):
+def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage, flags):
     run = None
     for kill in range(3):
-        flags = ["--resume", run] if run else [*FLAGS, "--epochs=100000", "--save_every=1"]
-        process = start(footage, *flags)
+        process = start(footage, *(["--resume", run] if run else [*flags, "--epochs=100000", "--save_every=1"]))
         until(lambda: list(footage.glob("logs/*/state.*.index")), process)
         run = only_run(footage)
         goal = run / f"weights.{int(epoch_of(run)) + 5 + kill}.index"
@@ -164,11 +153,11 @@ def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage):
     assert len(list(run.glob("state.*.index"))) == 1
 
 
-def test_max_minutes_ends_a_run_in_time(footage):
+def test_max_minutes_ends_a_run_in_time(footage, flags):
     begun = time.monotonic()
-    done = learn(footage, *FLAGS, "--max_minutes=0.15")
+    done = learn(footage, *flags, "--max_minutes=0.25")
     assert done.returncode == 0, done.stderr
-    assert 9 < time.monotonic() - begun < 40
+    assert 15 < time.monotonic() - begun < 90
     run = only_run(footage)
     assert epoch_of(run) > 0
     assert "100%" in done.stderr
@@ -179,8 +168,8 @@ def test_max_minutes_ends_a_run_in_time(footage):
     assert rates[-1] < 0.1 * Config().learning_rate
 
 
-def test_a_diverging_run_stops_and_keeps_its_checkpoint(footage):
-    assert learn(footage, *FLAGS, "--epochs=2").returncode == 0
+def test_a_diverging_run_stops_and_keeps_its_checkpoint(footage, flags):
+    assert learn(footage, *flags, "--epochs=2").returncode == 0
     run = only_run(footage)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | dict(learning_rate=1e30, epochs=10, optimizer="adam")))
@@ -192,8 +181,8 @@ def test_a_diverging_run_stops_and_keeps_its_checkpoint(footage):
     assert names(run) == before
 
 
-def test_an_empty_folder_gets_a_simulated_lamp(tmp_path):
-    process = start(tmp_path, *FLAGS, "--epochs=1")
+def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
+    process = start(tmp_path, *flags, "--epochs=1")
     until(lambda: len(list(tmp_path.glob("frames/*.png"))) > 5, process)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
@@ -202,13 +191,13 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path):
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("flags, complaint", [
+@pytest.mark.parametrize("extra, complaint", [
     (["--resume=logs/none"], "logs/none/config.json is missing"),
     (["--every_nth=30"], "40 frames and a sequence takes 61"),
     (["--data_dir=image.png"], "image.png")])
-def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, complaint):
+def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, extra, complaint):
     (footage / "image.png").write_bytes(b"")
-    done = learn(footage, *FLAGS[:9 if "--resume" not in flags[0] else 0], *flags)
+    done = learn(footage, *(flags if "--resume" not in extra[0] else []), *extra)
     assert done.returncode == 2
     assert complaint in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -227,8 +216,8 @@ def test_epochs_in_file_names(step, name):
 
 
 @pytest.fixture(scope="module")
-def trainer():
-    return Trainer(Config(**SMALL))
+def trainer(small):
+    return Trainer(Config(**small))
 
 
 def real(config):
@@ -246,8 +235,8 @@ def test_each_function_is_traced_once(trainer):
     assert traced == dict(update=1, regularise=1, refresh_statistics=1)
 
 
-def test_the_average_follows_the_weights():
-    trainer = Trainer(Config(**SMALL, ema=0.9))
+def test_the_average_follows_the_weights(small):
+    trainer = Trainer(Config(**small, ema=0.9))
     for _ in range(3):
         trainer.train_step(tf.constant(real(trainer.config)), 1e-2)
         for name, network in trainer.average.items():
@@ -262,17 +251,17 @@ def test_the_average_follows_the_weights():
         np.testing.assert_allclose(mean, 0.9 * old + 0.1 * weight, atol=1e-6)
 
 
-def test_without_an_average_the_weights_themselves_are_saved():
-    trainer = Trainer(Config(**SMALL, ema=0.0))
+def test_without_an_average_the_weights_themselves_are_saved(small):
+    trainer = Trainer(Config(**small, ema=0.0))
     trainer.train_step(tf.constant(real(trainer.config)), 1e-2)
     for mean, weight in zip(trainer.average["generator"].trainable_variables, trainer.generator.trainable_variables,
                             strict=True):
         np.testing.assert_array_equal(mean, weight)
 
 
-def test_refreshed_statistics_are_those_of_the_averaged_generator():
+def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     keras.utils.set_random_seed(1)
-    trainer = Trainer(Config(**(SMALL | dict(chains=64)), seed=3))
+    trainer = Trainer(Config(**(small | dict(chains=64)), seed=3))
     for _ in range(20):
         trainer.train_step(tf.constant(real(trainer.config)), 1e-3)
     trainer.refresh_statistics()
@@ -286,10 +275,10 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator():
     assert not np.allclose(norm.moving_variance, 1, rtol=0.1), "still as it was made"
 
 
-def test_carried_states_start_the_next_step_some_anew():
-    trainer = Trainer(Config(**(SMALL | dict(chains=512)), reset_probability=0.25))
+def test_carried_states_start_the_next_step_some_anew(small):
+    trainer = Trainer(Config(**(small | dict(chains=512)), reset_probability=0.25))
     state = (tf.random.normal((512, 8)), tf.ones((512, 8)))
-    trainer.carry(state, trainer.seeds(2))
+    trainer.carry(state, trainer.seeds(3))
     z, h = (part.numpy() for part in trainer.state)
     fresh = ~h.any(axis=1)  # a new chain has no memory
     assert 0.15 < fresh.mean() < 0.35
@@ -299,8 +288,8 @@ def test_carried_states_start_the_next_step_some_anew():
     assert [row for row in given if row in kept] != [tuple(row) for row in z[~fresh]], "shuffled"
 
 
-def test_a_state_of_other_networks_is_refused(tmp_path, trainer):
+def test_a_state_of_other_networks_is_refused(tmp_path, small, trainer):
     trainer.save(tmp_path, "1")
-    other = Trainer(Config(**(SMALL | dict(rnn_units=9))))
+    other = Trainer(Config(**(small | dict(rnn_units=9))))
     with pytest.raises(UserError, match=r"state\.\d+ .*config.json"):
         other.restore(tmp_path)

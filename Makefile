@@ -1,0 +1,24 @@
+# Both commands set up all they need in .venv, once.
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: train test
+
+train: .venv/runtime  ## make train ARGS="--max_minutes 30"
+	.venv/bin/python learn.py $(ARGS)
+
+test: .venv/testing
+	.venv/bin/ruff check
+	.venv/bin/python -m pytest $(ARGS)
+
+.venv/runtime: requirements.txt
+	test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install --quiet -r requirements.txt
+	@# OpenCV with windows wants libGL and glib of the system; where they are missing, one without windows will do.
+	.venv/bin/python -c "import cv2" || { .venv/bin/pip uninstall --quiet --yes opencv-python \
+		&& .venv/bin/pip install --quiet opencv-python-headless; }
+	touch $@
+
+.venv/testing: .venv/runtime requirements-test.txt
+	.venv/bin/pip install --quiet -r requirements-test.txt
+	touch $@

@@ -1,0 +1,71 @@
+"""The command line: quick help, flags where they belong, and errors in one sentence."""
+
+import dataclasses
+import re
+import time
+
+import pytest
+
+from config import Config
+from conftest import learn
+
+
+def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path):
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        done = learn(tmp_path, "--help")
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.5
+    text = " ".join(done.stdout.split())
+    for f in dataclasses.fields(Config):
+        assert f"--{f.name}" in text
+        if f.type in (int, str):
+            assert re.search(rf"--{f.name} .*?\(default: {f.default}[;)]", text), f.name
+    for flag in "weights", "fps", "duration", "out", "video", "crop", "overwrite", "n_frames", "preset", "resume":
+        assert f"--{flag}" in text
+
+
+@pytest.mark.parametrize("flags, complaint", [
+    (["--crop=1,2,3,4"], "--crop has no effect in --mode train; it is a flag of --mode prepare"),
+    (["--mode=live", "--epochs=3"], "--epochs has no effect in --mode live; it is a flag of --mode train"),
+    (["--mode=prepare", "--seed=1"], "--seed has no effect in --mode prepare"),
+    (["--mode=video", "--out=film.avi"], ".png or .apng"),
+    (["--mode=dance"], "--mode"),
+    (["--bogus"], "--bogus"),
+    (["--epoch=3"], "--epoch"),
+    (["--img_size=48"], "--img_size 48 is not a power of two"),
+    (["--img_size=big"], "--img_size"),
+    (["--mode=live", "--fps=0"], "--fps: 0 is not a positive number"),
+    (["--mode=video", "--duration=nan"], "--duration: nan is not a positive number"),
+    (["--mode=video", "--seed=-1"], "--seed must be from 0"),
+    (["--mode=prepare"], "--video FILE"),
+    (["--mode=prepare", "--video=missing.mp4"], "missing.mp4"),
+    (["--mode=prepare", "--video=x", "--crop=1,2,3"], "--crop: 1,2,3 is not four whole numbers"),
+    (["--mode=simulate", "--n_frames=0"], "0 simulated frames"),
+    (["--mode=simulate", "--img_size=100"], "--img_size 100"),
+    (["--mode=video"], "logs holds no trained weights; train some first with: python learn.py"),
+    (["--mode=video", "--weights=logs/none/weights.3"], "logs/none/weights.3"),
+    (["--resume=logs/none", "--width=8"], "config.json is missing"),
+])
+def test_errors_are_one_sentence_and_exit_with_2(tmp_path, flags, complaint):
+    done = learn(tmp_path, *flags)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("learn.py: ")
+    assert complaint in line
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_run_keeps_its_hyper_parameters_when_resumed(run):
+    done = learn(run.parents[1], "--resume", run, "--width=8")
+    assert done.returncode == 2
+    assert "--width cannot change on --resume" in done.stderr
+
+
+def test_explicit_flags_win_over_a_preset(tmp_path):
+    done = learn(tmp_path, "--preset=original", "--window=21")
+    assert "--window 21 is longer than --seq_len 20" in done.stderr
+    done = learn(tmp_path, "--preset=original", "--window=21", "--seq_len=21", "--data_dir=learn.txt/frames")
+    assert "window" not in done.stderr
+    assert done.returncode != 0

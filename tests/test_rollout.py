@@ -1,0 +1,129 @@
+"""Weights found, weights read, and lamps that run for ever, repeatably, each for itself."""
+
+import itertools
+import resource
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import checkpoints
+import playback
+import rollout
+from conftest import command, learn
+from files import UserError
+from screen import Window, environment
+
+
+def film(run, n, **options):
+    return np.stack(list(itertools.islice(rollout.frames(run / "weights.10", **options), n)))
+
+
+def test_weights_are_found_by_prefix_by_run_and_by_default(run, tmp_path):
+    logs = run.parent
+    newest = run / "weights.10"
+    assert checkpoints.find_weights(newest, logs) == newest
+    assert checkpoints.find_weights(run, logs) == newest, "10 comes after 9.5"
+    assert checkpoints.find_weights(None, logs) == newest
+    assert checkpoints.find_weights(run / "weights.9.5") == run / "weights.9.5"
+    for missing in run / "weights.11", run / "weights.1", tmp_path:
+        with pytest.raises(UserError, match=str(missing)):
+            checkpoints.find_weights(missing, logs)
+
+
+def test_the_newest_run_with_weights_is_played(run, tmp_path):
+    for name in "20220104-213105", "20220105-000000", "20220106-000000":
+        (tmp_path / name).mkdir()
+    (tmp_path / "20220105-000000" / "weights.3.index").touch()
+    assert checkpoints.find_weights(None, tmp_path) == tmp_path / "20220105-000000" / "weights.3"
+
+
+@pytest.mark.parametrize("harm", ["cut", "noise", "no data", "other config"])
+def test_broken_weights_are_told_in_a_sentence(run, tmp_path, harm):
+    for path in run.glob("weights.10.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = (run / "config.json").read_text()
+    data, index = (tmp_path / f"weights.10.{ending}" for ending in ("data-00000-of-00001", "index"))
+    if harm == "cut":
+        index.write_bytes(index.read_bytes()[:100])
+    elif harm == "noise":
+        data.write_bytes(bytes(len(data.read_bytes())))
+    elif harm == "no data":
+        data.unlink()
+    else:
+        config = config.replace('"latent_size": 8', '"latent_size": 9')
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=r"weights\.10 is broken or belongs to another config") as error:
+        rollout.load(tmp_path / "weights.10")
+    assert "\n" not in str(error.value)
+
+
+def test_a_seed_is_a_film(run):
+    first = film(run, 9, seed=1)
+    assert first.shape == (9, 1, 16, 16, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(film(run, 9, seed=1), first)
+    assert (film(run, 9, seed=2) != first).any()
+
+
+def test_a_lamp_runs_alone_as_among_others(run):
+    alone, among = film(run, 41, seed=1), film(run, 41, seed=1, lamps=3)
+    np.testing.assert_allclose(among[:, :1].astype(int), alone, atol=1)
+    assert (among[:, 1] != among[:, 0]).any()
+    assert (among[:, 2] != among[:, 1]).any()
+
+
+def test_between_two_steps_the_lamp_moves_on(run):
+    """every_nth is 2 here: each second frame is decoded from a state in between, not blended from its neighbours."""
+    frames = film(run, 40)[:, 0].astype(float)
+    change = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    assert change.min() > 0
+    blend = (frames[0:-2:2] + frames[2::2]) / 2
+    assert (np.abs(frames[1:-1:2] - blend) > 0.6).any(), "more than rounding"
+
+
+def test_memory_stays_what_it_is(run):
+    frames = rollout.frames(run / "weights.10")
+    for _ in itertools.islice(frames, 1000):
+        pass
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in itertools.islice(frames, 10_000):
+        pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4_000  # kB
+
+
+def test_video_from_the_command_line(run):
+    folder = run.parents[1]
+    done = learn(folder, "--mode=video", "--duration=2", "--fps=10", "--seed=3")
+    assert done.returncode == 0, done.stderr
+    assert "playing logs/20220104-213105/weights.10" in done.stdout
+    expected = film(run, 20, seed=3)[:, 0]
+    with Image.open(folder / "out.png") as png:
+        assert (png.format, png.n_frames, png.info["loop"], png.size) == ("PNG", 20, 0, (16, 16))
+        for i in range(20):
+            png.seek(i)
+            assert png.info["duration"] == 100
+            np.testing.assert_allclose(np.asarray(png.convert("RGB")).astype(int), expected[i], atol=1)
+
+
+def test_live_from_the_command_line(run, display):
+    """The window shows the lamp's own frames, one after the other, and q ends it."""
+    frames = np.stack([playback.fitted(frame, 512, 512)[::8, ::8, ::-1] for frame in film(run, 400, seed=3)[:, 0]])
+    with Window(display, command("--mode=live", "--weights", run, "--seed=3", "--fps=10")) as window:
+        window.wait_for_picture()
+        nearest = []
+        while len(set(nearest)) < 3:
+            distance = np.abs(frames.astype(int) - window.picture()[::8, ::8]).mean((1, 2, 3))
+            assert distance.min() < 1
+            nearest.append(int(distance.argmin()))
+        assert nearest == sorted(nearest), "the film goes forward"
+        window.key("q")
+        output, errors = window.process.communicate(timeout=30)
+        assert (window.process.returncode, output, errors) == (0, f"playing {run / 'weights.10'}\n", "")
+
+
+def test_live_without_a_display(run):
+    done = learn(run.parents[1], "--mode=live", env=environment())
+    assert done.returncode == 2
+    assert done.stderr == ("learn.py: no display to open a window on: DISPLAY is not set; use --mode video to write a "
+                           "film instead\n")
