@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import tensorflow as tf
-
 from files import UserError, settle
 
 
@@ -27,6 +25,8 @@ def read(checkpoint, prefix):
     Raises:
         UserError: they are missing or broken, or of networks of another shape.
     """
+    import tensorflow as tf  # late, so that a wrong path is told at once
+
     try:
         checkpoint.read(str(prefix)).assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, AssertionError, ValueError, RuntimeError) as error:

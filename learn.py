@@ -23,6 +23,8 @@ from files import UserError
 def train(preset=None, resume=None, **values):
     """Train on the frames in --data_dir; simulate some where there are none."""
     run = Path(resume) if resume else None
+    if values.get("max_minutes") and "epochs" in values:
+        raise UserError("--epochs and --max_minutes both say when a run ends; give one of them")
     config = resumed(run, preset, values) if run else Config(**(PRESETS.get(preset, {}) | values))
     import data
 
@@ -48,6 +50,8 @@ def resumed(run, preset, values):
     fixed = [name for name in values if name not in ("data_dir", "epochs", "max_minutes", "save_every")]
     if preset or fixed:
         raise UserError(f"--{'preset' if preset else fixed[0]} cannot change on --resume; start a new run for it")
+    if "epochs" in values:
+        values.setdefault("max_minutes", 0.0)
     return dataclasses.replace(config, **values)
 
 
@@ -69,12 +73,13 @@ def video(weights=None, seed=0, fps=30.0, duration=30.0, out="out.png"):
 
 def played(weights, seed):
     """The frames [H, W, 3] of one lamp, for ever."""
-    with hushed():
-        import checkpoints
-        import rollout
+    import checkpoints
 
+    Config(seed=seed)
     prefix = checkpoints.find_weights(weights)
     print(f"playing {prefix}", flush=True)
+    with hushed():
+        import rollout
     return (frames[0] for frames in rollout.frames(prefix, seed=seed))
 
 
@@ -85,7 +90,7 @@ def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=Fal
     Config(img_size=img_size)
     import footage
 
-    footage.prepare(video, data_dir, img_size, crop, overwrite)
+    tell(footage.prepare(video, data_dir, img_size, crop, overwrite), data_dir)
 
 
 def simulate(n_frames=24000, data_dir="frames", img_size=64, seed=0, overwrite=False):
@@ -93,7 +98,13 @@ def simulate(n_frames=24000, data_dir="frames", img_size=64, seed=0, overwrite=F
     Config(img_size=img_size, seed=seed)
     import footage
 
-    footage.simulate(n_frames, data_dir, img_size, seed, overwrite)
+    tell(footage.simulate(n_frames, data_dir, img_size, seed, overwrite), data_dir)
+
+
+def tell(record, data_dir):
+    """Say what frames there are now."""
+    print(f"{data_dir} holds {record['n_frames']} frames of {record['source']}; train on them with: "
+          f"python learn.py --data_dir {data_dir}", flush=True)
 
 
 MODES = {mode.__name__: mode for mode in (train, live, video, prepare, simulate)}
@@ -182,8 +193,8 @@ def rectangle(text):
 def hushed():
     """Keep TensorFlow's start-up chatter off the screen, unless starting fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Convolutions by oneDNN, also on processors where TensorFlow leaves it off: a step takes 0.55 times as long on an
-    # AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
+    # Convolutions by oneDNN, also on processors where TensorFlow leaves it off: a step takes two thirds of the time
+    # on an AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     screen = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
@@ -204,6 +215,7 @@ def hushed():
 
 def main(argv=None):
     """Run one command line; returns its exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of every clean-up
     try:
         given = vars(build_parser().parse_args(argv))
         mode = given.pop("mode")

@@ -189,6 +189,11 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
     assert "frames holds no frames: simulating a lava lamp" in output
     assert process.returncode == 130
     assert "Traceback" not in errors
+    process = start(tmp_path, *flags, "--epochs=1")
+    assert process.stdout.readline() == "frames holds only part of its frames: simulating a lava lamp\n"
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize("extra, complaint", [
