@@ -16,6 +16,7 @@ import keras
 from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
+UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
 
 
 def standardise(z):
@@ -75,7 +76,8 @@ class Transition(keras.Model):
         outputs [B, T, Z] are those of the T steps; the state is the one after the last.
         """
         first = state[0]
-        outputs, *state = layers.RNN(self, return_sequences=True, return_state=True)(normals, tuple(state))
+        rnn = layers.RNN(self, return_sequences=True, return_state=True, unroll=normals.shape[1] <= UNROLL)
+        outputs, *state = rnn(normals, tuple(state))
         latents = ops.concatenate([first[:, None], standardise(outputs[:, :-1])], axis=1)
         return latents, outputs, tuple(state)
 
@@ -126,7 +128,7 @@ class Discriminator(keras.Model):
         look += [layers.Conv2D(config.features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2),
                  layers.Flatten()]
         self.look = keras.Sequential(look, name="look")
-        self.read = layers.GRU(config.rnn_units, return_sequences=True, name="read")
+        self.read = layers.GRU(config.rnn_units, return_sequences=True, unroll=config.clip_len <= UNROLL, name="read")
         self.judge_motion = layers.Dense(1, name="judge_motion")
         features = config.features + config.minibatch_std
         self.read.build((None, None, features))

@@ -66,9 +66,9 @@ class Trainer:
         """
         self.lamp_optimizer.learning_rate.assign(learning_rate)
         self.judge_optimizer.learning_rate.assign(learning_rate)
+        metrics = self.update(real).numpy()
         if self.config.r1_gamma and int(self.step) % R1_EVERY == 0:
             self.regularise(real)
-        metrics = self.update(real).numpy()
         for name, value in zip(METRICS, metrics, strict=True):
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name} became {value} at step {int(self.step)}")
