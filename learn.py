@@ -229,7 +229,7 @@ def main(argv=None):
         return 2
     except ImportError as error:
         print(f"learn.py: {error}; see what requirements.txt names, and that OpenCV finds the libraries it wants "
-              "(on Debian: apt install libgl1 libglib2.0-0)", file=sys.stderr)
+              "(on Debian: apt install libgl1 libglib2.0-0 libxcb1)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
