@@ -15,7 +15,8 @@ test: .venv/testing
 	test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
 	.venv/bin/pip install --quiet -r requirements.txt
 	@# OpenCV with windows wants libraries of a desktop; on a machine without them, one without windows will do.
-	.venv/bin/python -c "import cv2" 2>/dev/null || { .venv/bin/pip uninstall --quiet --yes opencv-python \
+	.venv/bin/python -c "import cv2" 2>/dev/null || { \
+		.venv/bin/pip uninstall --quiet --yes opencv-python opencv-python-headless \
 		&& .venv/bin/pip install --quiet opencv-python-headless; }
 	touch $@
 

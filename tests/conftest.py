@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +49,8 @@ def run(tmp_path_factory, small):
 @pytest.fixture(scope="session")
 def display():
     """The name of an X display of its own, 1280x1024 pixels in 24 bits, without a window manager."""
+    if not cv2.currentUIFramework():
+        pytest.skip("this OpenCV was built without windows")
     for program in "Xvfb", "xdotool":
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed")

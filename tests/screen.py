@@ -8,11 +8,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import ImageGrab
 
 ROOT = Path(__file__).parent.parent
+
+needs_windows = pytest.mark.skipif(not cv2.currentUIFramework(), reason="this OpenCV was built without windows")
 
 
 def environment(**changes):

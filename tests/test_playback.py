@@ -15,7 +15,7 @@ from PIL import Image
 
 import playback
 from files import UserError
-from screen import Window, environment, until
+from screen import Window, environment, needs_windows, until
 
 COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 200, 50]]])  # four quarters: no two alike in BGR
 
@@ -175,6 +175,7 @@ except playback.UserError as error:
 """
 
 
+@needs_windows
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a display has no name")
 @pytest.mark.parametrize("env, reason", [
     ({}, "DISPLAY is not set"),

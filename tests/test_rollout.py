@@ -12,7 +12,7 @@ import playback
 import rollout
 from conftest import command, learn
 from files import UserError
-from screen import Window, environment
+from screen import Window, environment, needs_windows
 
 
 def film(run, n, **options):
@@ -122,6 +122,7 @@ def test_live_from_the_command_line(run, display):
         assert (window.process.returncode, output, errors) == (0, f"playing {run / 'weights.10'}\n", "")
 
 
+@needs_windows
 def test_live_without_a_display(run):
     done = learn(run.parents[1], "--mode=live", env=environment())
     assert done.returncode == 2
