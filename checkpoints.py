@@ -7,12 +7,7 @@ from files import UserError, settle
 
 
 def write(checkpoint, prefix):
-    """Write a tf.train.Checkpoint under `prefix`; a pair that is there already stays as it is.
-
-    The index gets its name last: where it is, the data is.
-    """
-    if index_of(prefix).exists():
-        return
+    """Write a tf.train.Checkpoint under `prefix`; its index gets its name last, so where that is, the data is."""
     part = prefix.with_name(f".{prefix.name}.part")
     checkpoint.write(str(part))
     for suffix in (".data-00000-of-00001", ".index"):
@@ -67,12 +62,12 @@ def find_weights(path=None, logs="logs"):
         if not found:
             raise UserError(f"{path} holds no weights; name another run, or train on with --resume {path}")
         return found
-    if not index_of(path).is_file():
+    if not exists(path):
         raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix such as "
                         "logs/20220104-213105/weights.180")
     return path
 
 
-def index_of(prefix):
-    """The index file of `prefix`."""
-    return prefix.with_name(f"{prefix.name}.index")
+def exists(prefix):
+    """Whether there is a pair of files under `prefix`."""
+    return prefix.with_name(f"{prefix.name}.index").is_file()

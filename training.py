@@ -4,7 +4,8 @@ A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
 
     config.json                  the hyper-parameters
     weights.<epoch>.index/.data* what playing needs: the averaged generator and transition
-    state.<step>.index/.data*    what resuming needs: all networks, optimisers, carried states; the newest only
+    state.<step>.index/.data*    what resuming needs: all networks, optimisers, carried states; the newest only,
+                                 written with the weights and every few minutes
     events.out.tfevents.*        TensorBoard's scalars, images and histograms
 """
 
@@ -29,6 +30,7 @@ from models import Discriminator, Generator, Transition
 METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "gradient/discriminator", "gradient/generator",
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 R1_EVERY = 16  # steps: the gradient penalty acts slowly, and costs as much as a step (Karras et al. 2020)
+STATE_SECONDS = 300  # between two saved training states, where the epochs of --save_every take longer
 LOG_EVERY = 10  # steps between two points of a TensorBoard curve
 SAMPLES = 8  # lamps drawn for TensorBoard
 REFRESH = (32, 64)  # batches and latents a batch to gather the batch norm's statistics for the averaged weights
@@ -179,12 +181,18 @@ class Trainer:
         frames = self.average["generator"](drawn, training=False)
         return latents, tf.reshape(frames, (-1, latents.shape[1], config.img_size, config.img_size, 3))
 
-    def save(self, run, epoch):
-        """Write the playing weights of `epoch` and the training state into the folder `run`; drop older states."""
-        self.refresh_statistics()
+    def save_weights(self, run, epoch):
+        """Write the playing weights of `epoch` into the folder `run`."""
+        prefix = run / f"weights.{epoch}"
+        if not checkpoints.exists(prefix):
+            self.refresh_statistics()
+            checkpoints.write(self.playing, prefix)
+
+    def save_state(self, run):
+        """Write the training state into the folder `run`, and remove older ones."""
         state = f"state.{int(self.step)}"
-        checkpoints.write(self.playing, run / f"weights.{epoch}")
-        checkpoints.write(self.resuming, run / state)
+        if not checkpoints.exists(run / state):
+            checkpoints.write(self.resuming, run / state)
         for old in run.glob("state.*"):
             if not old.name.startswith(f"{state}."):
                 old.unlink()
@@ -264,9 +272,9 @@ def train(config, frames, run=None):
             return min(1.0, float(trainer.seconds) / (60 * config.max_minutes))
         return min(1.0, int(trainer.step) / (config.epochs * steps_per_epoch))
 
-    saved = int(trainer.step) or None
     log = tf.summary.create_file_writer(str(run))
     with noted(signal.SIGINT, signal.SIGTERM) as received, log.as_default(), progress_bar(progress()) as bar:
+        saved_at = time.perf_counter()
         for real in batches:
             done = progress()
             if done == 1 or received:
@@ -284,11 +292,14 @@ def train(config, frames, run=None):
                 log_scalars(step, metrics, learning_rate)
             if step % steps_per_epoch == 0:
                 log_samples(trainer, step)
-            if step % (config.save_every * steps_per_epoch) == 0:
-                trainer.save(run, epoch_name(step, steps_per_epoch))
-                saved = step
-        if saved != int(trainer.step):
-            trainer.save(run, epoch_name(int(trainer.step), steps_per_epoch))
+            due = step % (config.save_every * steps_per_epoch) == 0
+            if due:
+                trainer.save_weights(run, epoch_name(step, steps_per_epoch))
+            if due or time.perf_counter() - saved_at > STATE_SECONDS:
+                trainer.save_state(run)
+                saved_at = time.perf_counter()
+        trainer.save_weights(run, epoch_name(int(trainer.step), steps_per_epoch))
+        trainer.save_state(run)
     return run, received[0] if received else None
 
 

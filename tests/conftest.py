@@ -41,8 +41,9 @@ def run(tmp_path_factory, small):
     kernel = trainer.average["generator"].trainable_variables[-2]
     kernel.assign(30 * kernel)
     trainer.config.save(run / "config.json")
-    trainer.save(run, "9.5")
-    trainer.save(run, "10")
+    trainer.save_weights(run, "9.5")
+    trainer.save_weights(run, "10")
+    trainer.save_state(run)
     return run
 
 

@@ -14,7 +14,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import checkpoints
+import data
 import rollout
+import training
 from config import Config
 from conftest import command, learn
 from files import UserError
@@ -151,6 +153,20 @@ def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage, flags):
     assert done.returncode == 0, done.stderr
     assert not list(run.glob(".*part*")), "what the killed runs were writing is swept away"
     assert len(list(run.glob("state.*.index"))) == 1
+
+
+def test_a_long_epoch_is_not_lost(footage, small, monkeypatch):
+    """The state is written every few minutes, here at each step, and not only with the weights."""
+    monkeypatch.chdir(footage)
+    monkeypatch.setattr(training, "STATE_SECONDS", 0)
+
+    def fail(step, *_):
+        raise MemoryError(step)
+
+    monkeypatch.setattr(training, "log_scalars", fail)  # at step 10
+    with pytest.raises(MemoryError):
+        training.train(Config(**small), data.load("frames", 16))
+    assert names(only_run(footage)) == ["config.json", *pair("state.9")]
 
 
 def test_max_minutes_ends_a_run_in_time(footage, flags):
@@ -294,7 +310,7 @@ def test_carried_states_start_the_next_step_some_anew(small):
 
 
 def test_a_state_of_other_networks_is_refused(tmp_path, small, trainer):
-    trainer.save(tmp_path, "1")
+    trainer.save_state(tmp_path)
     other = Trainer(Config(**(small | dict(rnn_units=9))))
     with pytest.raises(UserError, match=r"state\.\d+ .*config.json"):
         other.restore(tmp_path)
