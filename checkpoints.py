@@ -1,5 +1,6 @@
 """Weights and training states on disk: pairs of files, <prefix>.index and <prefix>.data-00000-of-00001."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def sweep(run):
 
 def newest(run, kind):
     """The prefix in the folder `run` with the highest number, kind.<number>; None where there is none."""
-    prefixes = [index.with_suffix("") for index in Path(run).glob(f"{kind}.*.index")]
-    return max(prefixes, key=lambda prefix: float(prefix.name.removeprefix(f"{kind}.")), default=None)
+    name = re.compile(rf"{kind}\.(\d+(?:\.\d+)?)\.index")
+    numbered = {float(match[1]): index for index in Path(run).iterdir() if (match := name.fullmatch(index.name))}
+    return numbered[max(numbered)].with_suffix("") if numbered else None
 
 
 def find_weights(path=None, logs="logs"):

@@ -35,6 +35,7 @@ def test_the_newest_run_with_weights_is_played(run, tmp_path):
     for name in "20220104-213105", "20220105-000000", "20220106-000000":
         (tmp_path / name).mkdir()
     (tmp_path / "20220105-000000" / "weights.3.index").touch()
+    (tmp_path / "20220105-000000" / "weights.best.index").touch()  # a copy of somebody's
     assert checkpoints.find_weights(None, tmp_path) == tmp_path / "20220105-000000" / "weights.3"
 
 
