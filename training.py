@@ -109,15 +109,15 @@ class Trainer:
 
     def window(self, latents, seed):
         """The latents [batch_size, clip_len, Z] to decode: of the first chains, at a random stretch of the steps."""
-        length = self.config.clip_len
-        start = tf.random.stateless_uniform((), seed, 0, self.config.seq_len - length + 1, tf.int32)
-        return latents[: self.config.batch_size, start:start + length]
+        config = self.config
+        start = tf.random.stateless_uniform((), seed, 0, config.seq_len - config.clip_len + 1, tf.int32)
+        return tf.slice(latents, [0, start, 0], [config.batch_size, config.clip_len, config.latent_size])
 
     def decode(self, latents):
         """Clips [B, T, H, W, 3] of latents [B, T, Z], drawn as one batch."""
         config = self.config
         frames = self.generator(tf.reshape(latents, (-1, config.latent_size)), training=True)
-        return tf.reshape(frames, (-1, config.clip_len, config.img_size, config.img_size, 3))
+        return tf.reshape(frames, (*latents.shape[:2], config.img_size, config.img_size, 3))
 
     def carry(self, state, seeds):
         """Let the next step begin where this one ended, with some chains anew, and other chains first to be decoded.
