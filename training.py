@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -258,7 +259,7 @@ def train(config, frames, run=None):
         trainer.restore(run)
         started -= float(trainer.seconds)
     steps_per_epoch = data.batches_per_epoch(data.count(frames), config.batch_size, config.clip_len, config.every_nth)
-    batches = prefetched(config, frames, int(trainer.step))
+    batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed, int(trainer.step))
     if not run:
         run = new_run()
         for network in (trainer.generator, trainer.transition, trainer.discriminator):
@@ -275,13 +276,13 @@ def train(config, frames, run=None):
     log = tf.summary.create_file_writer(str(run))
     with noted(signal.SIGINT, signal.SIGTERM) as received, log.as_default(), progress_bar(progress()) as bar:
         saved_at = time.perf_counter()
-        for real in batches:
+        for real in prefetched(batches):
             done = progress()
             if done == 1 or received:
                 break
             learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
             try:
-                metrics = trainer.train_step(real, learning_rate)
+                metrics = trainer.train_step(tf.constant(real), learning_rate)
             except FloatingPointError as error:
                 raise UserError(f"the training diverged, {error}; the checkpoints in {run} are from before: go on from "
                                 f"the last with --resume {run}, or start anew with a lower --learning_rate") from None
@@ -303,11 +304,13 @@ def train(config, frames, run=None):
     return run, received[0] if received else None
 
 
-def prefetched(config, frames, start):
-    """The batches of the data from number `start` on, made ready while the networks are busy."""
-    batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed, start)
-    shape = (config.batch_size, config.clip_len, config.img_size, config.img_size, 3)
-    return tf.data.Dataset.from_generator(lambda: batches, output_signature=tf.TensorSpec(shape, tf.uint8)).prefetch(2)
+def prefetched(batches):
+    """The items of the endless iterator `batches`, each made ready while the one before is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, batches)
+        while True:
+            batch, ahead = ahead.result(), thread.submit(next, batches)
+            yield batch
 
 
 def devices():
