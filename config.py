@@ -51,22 +51,31 @@ class Config:
     noise: float = param(0.05, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
                          group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
+    generator_norm: str = param("rms", "how the generator's activations are normalised: 'rms' each pixel by itself, "
+                                       "'batch' over the batch", group="networks", choices=("rms", "batch"))
+    upsampling: str = param("bilinear", "how the generator doubles its pixels: by 'bilinear' interpolation, or by a "
+                                        "'transposed' convolution", group="networks",
+                            choices=("bilinear", "transposed"))
+    background: bool = param(True, "let the generator draw on a picture, at first the mean frame", group="networks")
     differences: bool = param(True, "show the discriminator each frame's difference to the one before",
                               group="networks")
     frame_logits: bool = param(True, "let the discriminator judge single frames beside motion", group="networks")
     minibatch_std: bool = param(True, "show the discriminator how much the clips of a batch differ",
                                 group="networks")
 
+    augment: bool = param(False, "shift and tint each clip, real or drawn, before it is judged: for short footage",
+                          group="networks")
+
     # What the networks are asked for.
     penalty: str = param("chains", "normality of the states: 'chains' asks it of each coordinate across chains, "
                                    "'moments' of all numbers together", group="losses",
                          choices=("chains", "moments"))
-    penalty_weight: float = param(1.0, "weight of the normality penalty", group="losses", low=0)
-    r1_gamma: float = param(0.02, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
+    penalty_weight: float = param(3.0, "weight of the normality penalty", group="losses", low=0)
+    r1_gamma: float = param(0.005, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
 
     # How they get there.
     optimizer: str = param("adam", "optimiser of all networks", group="optimisation", choices=("adam", "sgd"))
-    learning_rate: float = param(3e-4, "learning rate at the start; falls to 0 along a cosine",
+    learning_rate: float = param(1e-3, "learning rate at the start; falls to 0 along a cosine",
                                  group="optimisation", low=0)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999)
@@ -145,7 +154,8 @@ PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
         latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
-        batch_norm=True, differences=False, frame_logits=False, minibatch_std=False,
+        batch_norm=True, generator_norm="batch", upsampling="transposed", background=False,
+        differences=False, frame_logits=False, minibatch_std=False,
         penalty="moments", penalty_weight=0.1, r1_gamma=0.0,
         optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
     ),

@@ -97,6 +97,12 @@ def count(cache):
     return len(np.load(cache, mmap_mode="r", allow_pickle=False))
 
 
+def mean_frame(cache):
+    """The mean of up to a thousand frames, spread over the cache that `load` made: float64 [H, W, 3], 0..1."""
+    frames = np.load(cache, mmap_mode="r", allow_pickle=False)
+    return frames[::math.ceil(len(frames) / 1000)].mean(0) / 255
+
+
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
     """Batches in one epoch, which shows about every one of `n_frames` frames once; at least 1."""
     return max(1, (n_frames - every_nth * clip_len) // (batch_size * clip_len))

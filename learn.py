@@ -1,4 +1,4 @@
-"""The command line: train a lamp, watch it, film it; get frames from footage or from a simulation.
+"""The command line: train a lamp, watch it, film it, measure it; get frames from footage or from a simulation.
 
 Each mode is a function, and its parameters are the flags it takes: their defaults stand in its signature, their
 meaning in `build_parser` and config.py. TensorFlow and OpenCV are imported where a mode begins, so that --help need
@@ -71,6 +71,23 @@ def video(weights=None, seed=0, fps=30.0, duration=30.0, out="out.png"):
     playback.film(played(weights, seed), out, fps, duration)
 
 
+def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000):
+    """Measure how real the lamp is, and how long it stays so."""
+    if steps < 1:
+        raise UserError(f"--steps must be at least 1, not {steps}")
+    Config(seed=seed)
+    import checkpoints
+    import data
+
+    prefix = checkpoints.find_weights(weights)
+    frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size)
+    print(f"evaluating {prefix} beside {data_dir}", flush=True)
+    with hushed():
+        import evaluation
+    print(evaluation.table(evaluation.evaluate(prefix, frames, seed, steps)))
+    print(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
+
+
 def played(weights, seed):
     """The frames [H, W, 3] of one lamp, for ever."""
     import checkpoints
@@ -107,7 +124,7 @@ def tell(record, data_dir):
           f"python learn.py --data_dir {data_dir}", flush=True)
 
 
-MODES = {mode.__name__: mode for mode in (train, live, video, prepare, simulate)}
+MODES = dict(train=train, live=live, video=video, eval=evaluate, prepare=prepare, simulate=simulate)
 
 
 def flags(mode):
@@ -144,13 +161,16 @@ class Parser(argparse.ArgumentParser):
 def build_parser():
     """The parser of the whole command line."""
     parser = Parser()
-    playing = parser.add_argument_group("watching and filming (--mode live, --mode video)")
+    playing = parser.add_argument_group("watching, filming and measuring (--mode live, video, eval)")
     parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
                 "its newest weights; without it the newest of all", metavar="PATH")
     parser.flag(playing, "fps", "frames shown a second", type=positive, metavar="X")
     film = parser.add_argument_group("filming (--mode video)")
     parser.flag(film, "duration", "length of the film, in seconds", type=positive, metavar="X")
     parser.flag(film, "out", "the film to write, .png or .apng", metavar="FILE")
+    evaluation = parser.add_argument_group("measuring (--mode eval)")
+    parser.flag(evaluation, "steps", "steps of the model to roll a lamp for, rounded to thousands", type=int,
+                metavar="N")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
     parser.flag(prepare, "video", "the footage: any video that OpenCV reads", metavar="FILE")
     parser.flag(prepare, "crop", "the square to keep, in pixels of the video; without it the largest in the middle",

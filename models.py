@@ -88,23 +88,63 @@ def stages(config):
 
 
 class Generator(keras.Sequential):
-    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1: a DCGAN (Radford et al. 2016)."""
+    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1.
+
+    A DCGAN (Radford et al. 2016), by default with two changes. Pixels are doubled along straight lines between
+    convolutions: what is drawn is then an edge in a smooth field, as the wax of a lamp is, without steps and without a
+    checkerboard. And each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is drawn
+    the same alone and among others, in training and in play.
+    """
 
     def __init__(self, config):
+        super().__init__([layers.Input((config.latent_size,)), layers.Reshape((1, 1, config.latent_size))],
+                         name="generator")
         first, *others = reversed(stages(config))
-        super().__init__([layers.Input((config.latent_size,)), layers.Reshape((1, 1, config.latent_size)),
-                          *self.stage(first, strides=4)], name="generator")
+        self.add(layers.Conv2DTranspose(first, 4, use_bias=config.generator_norm != "batch"))
+        self.activate(config)
+        if config.upsampling == "bilinear":  # an outline finer than two pixels needs channels at full size
+            others += [config.width // 2]
         for channels in others:
-            for layer in self.stage(channels, strides=2):
-                self.add(layer)
-        self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", activation="sigmoid", dtype="float32"))
+            self.double(channels, config)
+            self.activate(config)
+        if config.upsampling == "bilinear":
+            self.add(layers.Conv2D(3, 3, padding="same"))
+        else:
+            self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same"))
+        if config.background:
+            self.add(Background(name="background"))
+        self.add(layers.Activation("sigmoid", dtype="float32"))
 
-    @staticmethod
-    def stage(channels, strides):
-        """An upsampling convolution with its normalisation and activation."""
-        # A short memory: before weights are saved the statistics are gathered anew, over some dozen batches.
-        return [layers.Conv2DTranspose(channels, 4, strides=strides, padding="same", use_bias=False),
-                layers.BatchNormalization(momentum=0.9), layers.LeakyReLU(0.2)]
+    def double(self, channels, config):
+        """Add a convolution to `channels` of twice the height and width."""
+        use_bias = config.generator_norm != "batch"  # which has one of its own
+        if config.upsampling == "bilinear":  # convolved first, while there are few pixels
+            self.add(layers.Conv2D(channels, 3, padding="same", use_bias=use_bias))
+            self.add(layers.UpSampling2D(interpolation="bilinear"))
+        else:
+            self.add(layers.Conv2DTranspose(channels, 4, strides=2, padding="same", use_bias=use_bias))
+
+    def activate(self, config):
+        """Add a normalisation and a non-linearity."""
+        # Batch norm with a short memory: before weights are saved the statistics are gathered anew.
+        self.add(layers.BatchNormalization(momentum=0.9) if config.generator_norm == "batch"
+                 else layers.RMSNormalization())
+        self.add(layers.LeakyReLU(0.2))
+
+
+class Background(layers.Layer):
+    """Adds a picture of its own to logits [B, H, W, 3]: where the camera stands still, the rest draws what moves."""
+
+    def build(self, shape):
+        self.picture = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False, name="picture")
+
+    def call(self, x):
+        return x + self.picture
+
+    def begin_with(self, frame):
+        """Take a frame [H, W, 3] in 0..1 for the picture."""
+        frame = ops.clip(frame, 0.01, 0.99)
+        self.picture.assign(ops.log(frame / (1 - frame)))
 
 
 class Discriminator(keras.Model):

@@ -32,9 +32,10 @@ METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "gradient/d
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 R1_EVERY = 16  # steps: the gradient penalty acts slowly, and costs as much as a step (Karras et al. 2020)
 STATE_SECONDS = 300  # between two saved training states, where the epochs of --save_every take longer
+WARM_UP = 100  # steps until the learning rate has its full height: networks that know nothing yet overshoot
 LOG_EVERY = 10  # steps between two points of a TensorBoard curve
 SAMPLES = 8  # lamps drawn for TensorBoard
-REFRESH = (32, 64)  # batches and latents a batch to gather the batch norm's statistics for the averaged weights
+REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
 
 class Trainer:
@@ -61,6 +62,12 @@ class Trainer:
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
             step=self.step, seconds=self.seconds, state=self.state)
 
+    def begin_with(self, frame):
+        """Let the generator start from a picture [H, W, 3], 0..1."""
+        if self.config.background:
+            for generator in (self.generator, self.average["generator"]):
+                generator.get_layer("background").begin_with(frame)
+
     def train_step(self, real, learning_rate):
         """Train on real clips [B, T, H, W, 3], uint8; returns the METRICS as a NumPy vector.
 
@@ -81,12 +88,13 @@ class Trainer:
     def update(self, real):
         """One step of all networks, from one forward pass."""
         config = self.config
-        seeds = self.seeds(5)
+        seeds = self.seeds(7)
         normals = tf.random.stateless_normal((config.chains, config.seq_len, config.latent_size), seeds[0])
         with tf.GradientTape(persistent=True) as tape:
             latents, outputs, state = self.transition.roll(normals, self.state)
-            fake_logits = self.discriminator(self.decode(self.window(latents, seeds[1])), training=True)
-            real_logits = self.discriminator(to_float(real), training=True)
+            fake = self.decode(self.window(latents, seeds[1]))
+            fake_logits = self.discriminator(self.augment(fake, seeds[2]), training=True)
+            real_logits = self.discriminator(self.augment(to_float(real), seeds[3]), training=True)
             judge_loss = losses.discriminator_loss(real_logits, fake_logits)
             fool_loss = losses.generator_loss(fake_logits)
             normality = losses.PENALTIES[config.penalty](outputs)
@@ -95,7 +103,7 @@ class Trainer:
         lamp_gradients = tape.gradient(lamp_loss, self.lamp_weights)
         self.judge_optimizer.apply(judge_gradients, self.discriminator.trainable_variables)
         self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
-        self.carry(state, seeds[2:])
+        self.carry(state, seeds[4:])
         self.step.assign_add(1)
         self.update_average()
         return tf.stack([judge_loss, fool_loss, normality, tf.linalg.global_norm(judge_gradients),
@@ -119,6 +127,25 @@ class Trainer:
         config = self.config
         frames = self.generator(tf.reshape(latents, (-1, config.latent_size)), training=True)
         return tf.reshape(frames, (*latents.shape[:2], config.img_size, config.img_size, 3))
+
+    def augment(self, clips, seed):
+        """Clips [B, T, H, W, 3], each shifted and tinted in a way of its own, with --augment; else as they are.
+
+        What tells one from the other must then be more than the place and colour of a pixel that the discriminator
+        has learned by heart (Zhao et al., "Differentiable augmentation for data-efficient GAN training", 2020).
+        """
+        if not self.config.augment:
+            return clips
+        seeds = tf.random.split(seed, 3)
+        batch, _, size, *_ = clips.shape
+        most = size // 8
+        clips = tf.pad(clips, ((0, 0), (0, 0), (most, most), (most, most), (0, 0)), "SYMMETRIC")
+        shifts = tf.random.stateless_uniform((batch, 2, 1), seeds[0], 0, 2 * most + 1, tf.int32) + tf.range(size)
+        clips = tf.gather(clips, shifts[:, 0], axis=2, batch_dims=1)
+        clips = tf.gather(clips, shifts[:, 1], axis=3, batch_dims=1)
+        tint = tf.random.stateless_uniform((batch, 1, 1, 1, 3), seeds[1], -0.1, 0.1)
+        contrast = tf.random.stateless_uniform((batch, 1, 1, 1, 1), seeds[2], 0.7, 1.3)
+        return contrast * clips + tint
 
     def carry(self, state, seeds):
         """Let the next step begin where this one ended, with some chains anew, and other chains first to be decoded.
@@ -144,7 +171,7 @@ class Trainer:
     @tf.function
     def regularise(self, real):
         """Move the discriminator down its gradient penalty on real clips, as a step of its own."""
-        clips = to_float(real)
+        clips = self.augment(to_float(real), self.seeds(1)[0])
         with tf.GradientTape() as tape:
             with tf.GradientTape() as inner:
                 inner.watch(clips)
@@ -158,7 +185,7 @@ class Trainer:
 
     @tf.function
     def refresh_statistics(self):
-        """Gather the batch norm's statistics for the averaged generator, on states that its own lamps run through.
+        """Gather a batch norm's statistics for the averaged generator, on states that its own lamps run through.
 
         The statistics of the trained weights, averaged or not, do not fit the averaged weights.
         """
@@ -186,7 +213,8 @@ class Trainer:
         """Write the playing weights of `epoch` into the folder `run`."""
         prefix = run / f"weights.{epoch}"
         if not checkpoints.exists(prefix):
-            self.refresh_statistics()
+            if self.config.generator_norm == "batch":
+                self.refresh_statistics()
             checkpoints.write(self.playing, prefix)
 
     def save_state(self, run):
@@ -262,6 +290,7 @@ def train(config, frames, run=None):
     batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed, int(trainer.step))
     if not run:
         run = new_run()
+        trainer.begin_with(data.mean_frame(frames))
         for network in (trainer.generator, trainer.transition, trainer.discriminator):
             network.summary()
     config.save(run / "config.json")
@@ -280,7 +309,8 @@ def train(config, frames, run=None):
             done = progress()
             if done == 1 or received:
                 break
-            learning_rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            warm = min(1, (int(trainer.step) + 1) / WARM_UP)
+            learning_rate = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
             try:
                 metrics = trainer.train_step(tf.constant(real), learning_rate)
             except FloatingPointError as error:

@@ -1,5 +1,7 @@
 """Shapes, sizes and the promises the networks make: states on the sphere, lamps that do not know of each other."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -38,6 +40,19 @@ def test_generator_draws_frames_of_any_size(img_size):
     frames = numpy(Generator(Config(img_size=img_size, width=2))(normal(3, 64)))
     assert frames.shape == (3, img_size, img_size, 3)
     assert 0 <= frames.min() < frames.max() <= 1
+
+
+@pytest.mark.parametrize("values", [{}, dict(upsampling="transposed"), dict(generator_norm="batch"),
+                                    dict(background=False)])
+def test_generators_of_every_kind_are_smooth_functions_of_the_latent(values):
+    generator, latent = Generator(dataclasses.replace(SMALL, **values)), normal(1, 16)
+    here, near, far = (numpy(generator(latent + shift)) for shift in (0, 1e-3, 1))
+    assert 0 < np.abs(near - here).max() < 0.01 < np.abs(far - here).max()
+
+
+def test_a_frame_is_drawn_alone_as_among_others_also_in_training():
+    generator, latents = Generator(SMALL), normal(6, 16)
+    np.testing.assert_allclose(numpy(generator(latents, training=True))[2:3], numpy(generator(latents[2:3])), atol=1e-5)
 
 
 @pytest.mark.parametrize("values, logits", [({}, 9), (dict(frame_logits=False), 5), (dict(differences=False), 9),

@@ -180,7 +180,9 @@ def test_max_minutes_ends_a_run_in_time(footage, flags):
     events = EventAccumulator(str(run), size_guidance=dict(tensors=0))
     events.Reload()
     rates = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("learning_rate")]
-    assert rates == sorted(rates, reverse=True)
+    assert rates[0] <= Config().learning_rate * training.LOG_EVERY / training.WARM_UP, "it warms up"
+    falling = rates[training.WARM_UP // training.LOG_EVERY:]
+    assert falling == sorted(falling, reverse=True)
     assert rates[-1] < 0.1 * Config().learning_rate
 
 
@@ -238,7 +240,7 @@ def test_epochs_in_file_names(step, name):
 
 @pytest.fixture(scope="module")
 def trainer(small):
-    return Trainer(Config(**small))
+    return Trainer(Config(**small, generator_norm="batch"))
 
 
 def real(config):
@@ -254,6 +256,21 @@ def test_each_function_is_traced_once(trainer):
     traced = {name: getattr(trainer, name).experimental_get_tracing_count()
               for name in ("update", "regularise", "refresh_statistics")}
     assert traced == dict(update=1, regularise=1, refresh_statistics=1)
+
+
+def test_augmentation_is_one_transform_of_a_whole_clip(small):
+    trainer = Trainer(Config(**small, augment=True))
+    clips = np.zeros((4, 3, 16, 16, 3), "float32")
+    clips[:, :, 6:10, 6:10] = 0.5
+    changed = trainer.augment(tf.constant(clips), [0, 1]).numpy()
+    assert changed.shape == clips.shape
+    for clip in changed:
+        np.testing.assert_array_equal(clip, clip[:1].repeat(3, 0))
+        bright = np.argwhere(clip[0, ..., 0] > clip[0, ..., 0].mean())
+        assert (np.ptp(bright, axis=0) == 3).all(), "still a square of 4x4"
+    corners = {tuple(np.argwhere(clip[0, ..., 0] > clip[0, ..., 0].mean())[0]) for clip in changed}
+    assert len(corners) > 1
+    trainer.train_step(tf.constant(real(trainer.config)), 1e-4)
 
 
 def test_the_average_follows_the_weights(small):
@@ -282,7 +299,8 @@ def test_without_an_average_the_weights_themselves_are_saved(small):
 
 def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     keras.utils.set_random_seed(1)
-    trainer = Trainer(Config(**(small | dict(chains=64)), seed=3))
+    kind = dict(chains=64, generator_norm="batch", upsampling="transposed")
+    trainer = Trainer(Config(**(small | kind), seed=3))
     for _ in range(20):
         trainer.train_step(tf.constant(real(trainer.config)), 1e-3)
     trainer.refresh_statistics()
@@ -294,6 +312,15 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     seen = below(latents).numpy()
     np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=0.5)
     assert not np.allclose(norm.moving_variance, 1, rtol=0.1), "still as it was made"
+
+
+def test_a_new_run_begins_with_the_mean_frame(small):
+    trainer = Trainer(Config(**small))
+    frame = np.random.default_rng(0).uniform(0.1, 0.9, (16, 16, 3))
+    trainer.begin_with(frame)
+    for generator in trainer.generator, trainer.average["generator"]:
+        drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy().mean(0)
+        assert np.corrcoef(drawn.ravel(), frame.ravel())[0, 1] > 0.9
 
 
 def test_carried_states_start_the_next_step_some_anew(small):
@@ -311,6 +338,6 @@ def test_carried_states_start_the_next_step_some_anew(small):
 
 def test_a_state_of_other_networks_is_refused(tmp_path, small, trainer):
     trainer.save_state(tmp_path)
-    other = Trainer(Config(**(small | dict(rnn_units=9))))
+    other = Trainer(Config(**(small | dict(rnn_units=9)), generator_norm="batch"))
     with pytest.raises(UserError, match=r"state\.\d+ .*config.json"):
         other.restore(tmp_path)

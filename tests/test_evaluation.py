@@ -1,0 +1,193 @@
+"""The figures: each planted fault is flagged by the figure meant for it, and real frames by none."""
+
+import itertools
+import json
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import evaluation
+import lamp
+import measures
+from conftest import learn
+from evaluation import CHAINS, Footage, Rollout, figure, is_good, state_figures
+
+EVERY_NTH = 6
+
+
+@pytest.fixture(scope="module")
+def films():
+    """Two stretches of one film, three minutes each: uint8 [2, 6000, 32, 32, 3]."""
+    frames = np.stack(list(itertools.islice(lamp.frames(32, seed=0), 12_000)))
+    return frames.reshape(2, 6000, 32, 32, 3)
+
+
+@pytest.fixture(scope="module")
+def footage(films):
+    """What samples are compared with, by fewer patches, to save time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measures, "PATCHES", 32)
+        patch.setattr(measures, "FLOWS", 256)
+        patch.setattr(evaluation, "PAIRS", 768)
+        yield Footage(films[0], EVERY_NTH, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def clips(films):
+    """What a perfect network would draw: [stretches, n, frames, H, W, 3], the frames a step apart."""
+    starts = np.arange(0, 120 - 2 * EVERY_NTH, 7)
+    return films[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.arange(3) * EVERY_NTH]
+
+
+def flagged(footage, sample):
+    """The names of the figures that call a sample bad."""
+    figures = footage.compare(np.ascontiguousarray(sample), seed=0)
+    return {name for name, value in figures.items() if not is_good(figure(name, [value], 1))}
+
+
+def test_footage_not_trained_on_is_not_flagged(footage, clips):
+    assert not flagged(footage, clips[:, :, :2])
+
+
+def blurred(clips):
+    return np.stack([cv2.GaussianBlur(frame, (5, 5), 1) for frame in clips[:, :, :2].reshape(-1, 32, 32, 3)]) \
+        .reshape(clips[:, :, :2].shape)
+
+
+def frozen(clips):
+    return clips[:, :, [0, 0]]
+
+
+def shuffled(clips):
+    return np.stack([clips[:, :, 0], clips[:, np.random.default_rng(0).permutation(clips.shape[1]), 0]], axis=2)
+
+
+def at_double_speed(clips):
+    return clips[:, :, ::2]
+
+
+def alike(clips):
+    return np.repeat(clips[:1, :, :2], len(clips), axis=0)
+
+
+def discoloured(clips):
+    return np.clip(clips[:, :, :2] * [0.95, 1, 1.2], 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("fault", "names"), [
+    (blurred, {"looks"}), (frozen, {"speed", "motion", "flow"}), (shuffled, {"speed", "motion", "flow"}),
+    (at_double_speed, {"speed", "flow"}), (alike, {"diversity"}), (discoloured, {"colour"}),
+])
+def test_planted_faults_are_flagged(footage, clips, fault, names):
+    assert names <= flagged(footage, fault(clips))
+
+
+def test_copies_of_the_footage_are_flagged(footage, films):
+    copies = films[0][:5880].reshape(49, 10, 2, 6, 32, 32, 3)[:, :, :, 0]
+    assert flagged(footage, copies) == {"novelty"}
+
+
+class Planted:
+    """A transition whose state goes wrong in a way that is known."""
+
+    state_size = (64, 64)
+
+    def __init__(self, step):
+        self.step = step
+
+    def initial(self, normal):
+        return normal, tf.zeros_like(normal)
+
+    def roll(self, normals, state):
+        def move(state, normal):
+            z, age = state
+            return self.step(z, age, normal), age + 1
+
+        z, age = tf.scan(move, tf.transpose(normals, (1, 0, 2)), state)
+        latents = tf.concat([state[0][:, None], tf.transpose(z, (1, 0, 2))[:, :-1]], axis=1)
+        return latents, latents, (z[-1], age[-1])
+
+
+def healthy(z, age, normal):
+    return 0.95 * z + (1 - 0.95**2) ** 0.5 * normal
+
+
+def standing_still(z, age, normal):
+    return z
+
+
+def looping(z, age, normal):
+    """A loop of 500 frames, a chain apart from the others in phase."""
+    own = tf.range(CHAINS, dtype=tf.float32)[:, None]
+    turn = 2 * np.pi * (age + own) / (500 / EVERY_NTH)
+    return 2**0.5 * tf.sin(turn * tf.range(1.0, 65.0) + tf.range(64.0))
+
+
+def falling_into_step(z, age, normal):
+    """Chains that forget where they began, and are stirred alike."""
+    return healthy(z, age, tf.broadcast_to(normal[:1], normal.shape))
+
+
+def drifting(z, age, normal):
+    return healthy(z, age, normal) + tf.minimum(age / 1e6, 0.05)
+
+
+def narrowing(z, age, normal):
+    """One coordinate has half the range of the others."""
+    return healthy(z, age, normal * tf.constant([0.5] + 63 * [1.0]))
+
+
+@pytest.mark.parametrize(("step", "names"), [
+    (healthy, set()), (standing_still, {"autocorrelation from lag 100", "autocorrelation from lag 1000"}),
+    (looping, {"autocorrelation from lag 100", "autocorrelation from lag 1000"}),
+    (falling_into_step, {"chains apart", "closest chains"}), (drifting, {"state mean"}),
+    (narrowing, {"state deviation"}),
+])
+def test_planted_states_are_flagged(step, names):
+    found = {figure["name"] for figure in state_figures(Rollout(Planted(step), 0, 20)) if not is_good(figure)}
+    assert found >= names if names else not found
+
+
+def test_autocorrelation_is_that_of_the_definition():
+    states = np.random.default_rng(0).standard_normal((300, 4)).cumsum(0)
+    expected = [np.mean((states[lag:] * states[:300 - lag]).sum(1)) for lag in range(100)]
+    np.testing.assert_allclose(measures.autocorrelation(states, 99), np.array(expected) / expected[0], rtol=1e-6)
+
+
+def test_sliced_wasserstein_of_equal_sets_is_small(footage):
+    frames = footage.sample[:, :, 0].reshape(-1, 32, 32, 3)
+    same = measures.sliced_wasserstein(frames, frames[::-1], 0)
+    noise = np.random.default_rng(0).normal(0, 20, frames.shape)
+    fine, coarse = measures.sliced_wasserstein(np.clip(frames + noise, 0, 255), frames, 0)
+    assert same[0] < fine / 3
+    assert same[1] < coarse
+
+
+def test_eval_from_the_command_line(run, tmp_path):
+    lamp_frames = tmp_path / "frames"
+    assert learn(tmp_path, "--mode", "simulate", "--n_frames", 400, "--img_size", 16).returncode == 0
+    done = learn(tmp_path, "--mode", "eval", "--weights", run, "--data_dir", lamp_frames, "--steps", 3000)
+    assert done.returncode == 0, done.stderr
+    for words in ("looks", "autocorrelation from lag 1000", "late / early looks", "eval.json"):
+        assert words in done.stdout
+    entry = json.loads((run / "eval.json").read_text())["weights.10"]
+    assert entry["steps"] == 3000
+    assert all(np.isfinite(figure["value"]) for figure in entry["figures"])
+    for picture in "weights.10.clips.png", "weights.10.endurance.png":
+        assert cv2.imread(str(run / picture)).std() > 0
+
+
+def test_eval_says_what_is_missing(run, tmp_path):
+    def eval_(*flags):
+        done = learn(tmp_path, "--mode", "eval", "--weights", run, *flags)
+        assert done.returncode == 2
+        sentence = done.stderr.splitlines()[-1]  # after a progress bar
+        assert sentence.startswith("learn.py: ") and "Traceback" not in done.stderr
+        return sentence
+
+    assert "nowhere" in eval_("--data_dir", "nowhere")
+    assert learn(tmp_path, "--mode", "simulate", "--n_frames", 12, "--img_size", 16).returncode == 0
+    assert "too few" in eval_("--data_dir", "frames")
+    assert "--steps" in eval_("--steps", 0)
