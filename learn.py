@@ -55,20 +55,30 @@ def resumed(run, preset, values):
     return dataclasses.replace(config, **values)
 
 
-def live(weights=None, seed=0, fps=30.0):
+def live(weights=None, seed=0, fps=30.0, grid="1x1"):
     """Watch the lamp in a window; q, Esc or closing it ends."""
     import playback
 
+    rows, columns = wall(grid)
     playback.check_display()
-    playback.show(played(weights, seed), fps)
+    lamps = played(weights, seed, rows * columns)
+    print("in the window: " + ", ".join(f"{key}: {meaning}" for key, meaning in playback.KEYS.items()), flush=True)
+    playback.show((playback.tiled(frames, rows) for frames in lamps.frames()), fps, lamps.renew)
 
 
-def video(weights=None, seed=0, fps=30.0, duration=30.0, out="out.png"):
-    """Film the lamp: an APNG that plays for ever."""
+def video(weights=None, seed=0, fps=30.0, grid="1x1", duration=30.0, scale=1, loop=False, out="out.png"):
+    """Film the lamp: an animated picture that plays for ever, or a video."""
     import playback
 
+    rows, columns = wall(grid)
     playback.check_film(out)
-    playback.film(played(weights, seed), out, fps, duration)
+    lamps = played(weights, seed, rows * columns)
+    count = max(1, round(duration * fps))
+    frames = lamps.frames()
+    if loop:
+        steps = max(1, round(count / lamps.config.every_nth))
+        count, frames = steps * lamps.config.every_nth, lamps.loop(steps)
+    playback.film((playback.tiled(lamps, rows) for lamps in frames), out, fps, count, scale)
 
 
 def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000):
@@ -88,8 +98,17 @@ def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000):
     print(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 
 
-def played(weights, seed):
-    """The frames [H, W, 3] of one lamp, for ever."""
+def wall(grid):
+    """The rows and columns of a `grid` such as 3x4."""
+    with suppress(ValueError):
+        rows, columns = map(int, grid.lower().split("x"))
+        if min(rows, columns) > 0:
+            return rows, columns
+    raise UserError(f"--grid: {grid} is not rows x columns, such as 3x4")
+
+
+def played(weights, seed, count):
+    """So many independent lamps."""
     import checkpoints
 
     Config(seed=seed)
@@ -97,7 +116,7 @@ def played(weights, seed):
     print(f"playing {prefix}", flush=True)
     with hushed():
         import rollout
-    return (frames[0] for frames in rollout.frames(prefix, seed=seed))
+    return rollout.Lamps(prefix, count, seed)
 
 
 def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=False):
@@ -165,9 +184,12 @@ def build_parser():
     parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
                 "its newest weights; without it the newest of all", metavar="PATH")
     parser.flag(playing, "fps", "frames shown a second", type=positive, metavar="X")
+    parser.flag(playing, "grid", "a wall of lamps, each for itself: rows x columns", metavar="RxC")
     film = parser.add_argument_group("filming (--mode video)")
     parser.flag(film, "duration", "length of the film, in seconds", type=positive, metavar="X")
-    parser.flag(film, "out", "the film to write, .png or .apng", metavar="FILE")
+    parser.flag(film, "scale", "enlarge the frames so many times, smoothly", type=whole, metavar="N")
+    parser.flag(film, "loop", "let the film's end flow into its beginning")
+    parser.flag(film, "out", "the film to write: .png, .apng, .gif, .webp, .mp4 or .webm", metavar="FILE")
     evaluation = parser.add_argument_group("measuring (--mode eval)")
     parser.flag(evaluation, "steps", "steps of the model to roll a lamp for, rounded to thousands", type=int,
                 metavar="N")
@@ -199,6 +221,14 @@ def positive(text):
         if 0 < float(text) < math.inf:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+
+
+def whole(text):
+    """The positive whole number in `text`; for argparse."""
+    with suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
 
 
 def rectangle(text):

@@ -25,17 +25,23 @@ def standardise(z):
     return z * ops.rsqrt(ops.mean(ops.square(z), axis=-1, keepdims=True) + 1e-8)
 
 
+def turn(start, end, share):
+    """Latents [..., Z] on the way from `start` to `end`, along the sphere; `share` 0..1 of it is behind them.
+
+    Spherical linear interpolation, Shoemake, "Animating rotation with quaternion curves", 1985.
+    """
+    cosine = ops.mean(start * end, axis=-1, keepdims=True)  # both have length sqrt(Z)
+    angle = ops.arccos(ops.clip(cosine, -0.999, 0.999999))  # neither end of the range has a sine to divide by
+    return standardise((ops.sin((1 - share) * angle) * start + ops.sin(share * angle) * end) / ops.sin(angle))
+
+
 def interpolate(start, end, n):
     """n latents [B, n, Z] from `start` [B, Z] towards `end` [B, Z], at even steps along the sphere.
 
-    The first is `start`; `end`, which begins the next stretch, is left out. Spherical linear interpolation,
-    Shoemake, "Animating rotation with quaternion curves", 1985.
+    The first is `start`; `end`, which begins the next stretch, is left out.
     """
-    start, end = start[:, None], end[:, None]
-    cosine = ops.mean(start * end, axis=-1, keepdims=True)  # both have length sqrt(Z)
-    angle = ops.arccos(ops.clip(cosine, -0.999, 0.999999))  # neither end of the range has a sine to divide by
-    t = ops.reshape(ops.arange(n, dtype=start.dtype) / n, (1, n, 1))
-    return standardise((ops.sin((1 - t) * angle) * start + ops.sin(t * angle) * end) / ops.sin(angle))
+    share = ops.reshape(ops.arange(n, dtype=start.dtype) / n, (1, n, 1))
+    return turn(start[:, None], end[:, None], share)
 
 
 class Transition(keras.Model):

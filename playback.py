@@ -24,15 +24,27 @@ from files import UserError, replacing
 
 TITLE = "duralava"
 QUIT_KEYS = ord("q"), 27  # 27 is Esc
+KEYS = {"space": "pause", "n": "new lamp", "+ -": "faster, slower", "f": "full screen", "s": "save a picture",
+        "h": "these keys", "q": "quit"}
+NOTE = 1.5  # s that a note stays on the picture
 POLL = 0.05  # s at most between two looks at keys, window and Ctrl-C
 LATE = 0.1  # s behind the clock from which on drawing is skipped: less is not seen, and frames may come in bursts
 LOST = 0.5  # s behind the clock from which on the delay is forgiven: else a long pause would be followed by a rush
 
-FILMS = ".png", ".apng"
+APNG = "-f", "apng", "-plays", "0", "-pred", "paeth"  # 18% smaller than the default of old ffmpegs
+BT709 = "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"
+FILMS = {  # what ffmpeg is to write, by the film's ending; what can play for ever of itself does
+    ".png": APNG,
+    ".apng": APNG,
+    ".gif": ("-f", "gif", "-loop", "0"),
+    ".webp": ("-f", "webp", "-c:v", "libwebp_anim", "-quality", "90", "-loop", "0"),
+    ".mp4": ("-f", "mp4", "-c:v", "libx264", "-crf", "16", "-preset", "slow", "-movflags", "+faststart", *BT709),
+    ".webm": ("-f", "webm", "-c:v", "libvpx-vp9", "-crf", "20", "-b:v", "0", "-row-mt", "1", *BT709),
+}
 
 
-def show(frames, fps, size=512):
-    """Show `frames` in a window until it is closed, or q or Esc is pressed.
+def show(frames, fps, renew=None, size=512):
+    """Show `frames` in a window until it is closed, or q or Esc is pressed; KEYS says what other keys do.
 
     The window can be resized; the frames are smoothly enlarged to it, their aspect kept. The clock sets the pace: when
     drawing is too slow for it, up to every other frame is left out; when making the frames is too slow, all are shown.
@@ -40,6 +52,7 @@ def show(frames, fps, size=512):
     Args:
         frames: an iterator of uint8 RGB frames [H, W, 3]; the window opens when the first is there.
         fps: frames a second.
+        renew: called where the user asks for a new lamp; without it that key does nothing.
         size: height and width of the window at first, in pixels.
 
     Raises:
@@ -47,12 +60,10 @@ def show(frames, fps, size=512):
         KeyboardInterrupt: Ctrl-C; the window is closed.
     """
     check_display()
-    frames, period = iter(frames), 1 / fps
+    frames = iter(frames)
     first = next(frames)
+    window = Window(fps, renew, size)
     try:
-        # Without WINDOW_GUI_NORMAL Qt adds a toolbar and complains of fonts; the letterbox is drawn by fitted().
-        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
-        cv2.resizeWindow(TITLE, size, size)
         due = asked = time.perf_counter()
         drawn = False
         for frame in itertools.chain([first], frames):
@@ -61,27 +72,117 @@ def show(frames, fps, size=512):
             if late > LOST:
                 due = now
             # Not drawing helps only where making the frame alone keeps the pace.
-            drawn = not (drawn and late > LATE and making < period)
+            drawn = not (drawn and late > LATE and making < window.period)
+            window.frame = frame
             if drawn:
-                cv2.imshow(TITLE, fitted(frame, *window_size(size)))
-            due += period
-            if quit_before(due):
+                window.draw()
+            due += window.period
+            window.serve(due)
+            while window.paused and window.open:
+                due = time.perf_counter() + POLL
+                window.serve(due)
+            if not window.open:
                 return
             asked = time.perf_counter()
     finally:
         cv2.destroyAllWindows()
 
 
-def quit_before(due):
-    """Serve the window until the clock says `due`, and at least once; say whether its user has quit."""
-    while True:
-        # Whole milliseconds, rounded down and at least one: a key ends the wait early, so the clock decides.
-        wait = min(POLL, due - time.perf_counter())
-        key = cv2.waitKey(max(1, int(wait * 1000)))
-        if key in QUIT_KEYS or not is_open():
-            return True
-        if time.perf_counter() > due - 0.001:
-            return False
+class Window:
+    """The window of `show`, and what its keys have made of it."""
+
+    def __init__(self, fps, renew, size):
+        self.fps, self.renew, self.size = fps, renew, size
+        self.frame, self.open, self.paused, self.full, self.help = None, True, False, False, False
+        self.note, self.noted = "", 0.0  # what to tell, and when it was told
+        # Without WINDOW_GUI_NORMAL Qt adds a toolbar and complains of fonts; the letterbox is drawn by fitted().
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
+        cv2.resizeWindow(TITLE, size, size)
+
+    @property
+    def period(self):
+        """Seconds from frame to frame."""
+        return 1 / self.fps
+
+    def draw(self):
+        """Draw the frame, enlarged to the window, and over it what there is to tell."""
+        picture = fitted(self.frame, *window_size(self.size))
+        if self.help:
+            picture = told(picture, [f"{key:6}{meaning}" for key, meaning in KEYS.items()])
+        elif time.perf_counter() - self.noted < NOTE:
+            picture = told(picture, [self.note])
+        cv2.imshow(TITLE, picture)
+
+    def serve(self, due):
+        """Serve keys and mouse until the clock says `due`, and at least once."""
+        while True:
+            # Whole milliseconds, rounded down and at least one: a key ends the wait early, so the clock decides.
+            wait = min(POLL, due - time.perf_counter())
+            self.press(cv2.waitKey(max(1, int(wait * 1000))))
+            self.open = self.open and is_open()
+            if not self.open or time.perf_counter() > due - 0.001:
+                return
+
+    def press(self, key):
+        """Do what a key asks for; `key` is its code, -1 for none."""
+        if key in QUIT_KEYS:
+            self.open = False
+        elif key == ord(" "):
+            self.paused = not self.paused
+        elif key == ord("n") and self.renew:
+            self.renew()
+            self.tell("a new lamp")
+        elif key in (ord("+"), ord("=")):
+            self.pace(1.25)
+        elif key in (ord("-"), ord("_")):
+            self.pace(0.8)
+        elif key == ord("f"):
+            self.full = not self.full
+            cv2.setWindowProperty(TITLE, cv2.WND_PROP_FULLSCREEN, cv2.WINDOW_FULLSCREEN if self.full
+                                  else cv2.WINDOW_NORMAL)
+        elif key == ord("s"):
+            self.tell(f"saved {save(self.frame)}")
+        elif key == ord("h"):
+            self.help = not self.help
+            self.draw()
+
+    def pace(self, factor):
+        """Show so many times as many frames a second, within reason."""
+        self.fps = min(max(self.fps * factor, 1), 240)
+        self.tell(f"{self.fps:.3g} frames a second")
+
+    def tell(self, note):
+        """Show `note` for a while."""
+        self.note, self.noted = note, time.perf_counter()
+        self.draw()
+
+
+def told(picture, lines):
+    """The BGR picture [H, W, 3] with lines of text in its lower left corner, on a darker ground."""
+    scale = min(max(picture.shape[1] / 900, 0.35), 1.0)
+    height = round(32 * scale)
+    picture = picture.copy()
+    top = max(0, picture.shape[0] - height * len(lines) - height // 2)
+    picture[top:] //= 4
+    for i, line in enumerate(lines):
+        key, meaning = line[:6], line[6:]
+        place = top + height * (i + 1)
+        for text, left in ((line, 0),) if len(lines) == 1 else ((key, 0), (meaning, round(110 * scale))):
+            cv2.putText(picture, text, (height // 2 + left, place), cv2.FONT_HERSHEY_SIMPLEX, scale * 0.8,
+                        (220, 220, 220), max(1, round(scale * 1.5)), cv2.LINE_AA)
+    return picture
+
+
+def save(frame):
+    """Write the RGB frame as a PNG of its own in the current folder; returns its name, or why there is none."""
+    stem = time.strftime("lamp-%Y%m%d-%H%M%S")
+    name = next(name for i in itertools.count(1) if not Path(name := f"{stem}{f'-{i}' if i > 1 else ''}.png").exists())
+    try:
+        with replacing(name) as part:
+            part.write_bytes(cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1])
+    except OSError as error:
+        return f"nothing: {error.strerror}"
+    return name
 
 
 def is_open():
@@ -137,25 +238,24 @@ def check_display():
         raise UserError(f"no display to open a window on: {reason}; {film}")
 
 
-def film(frames, path, fps, seconds):
-    """Write `seconds` of `frames` to an animated PNG that plays for ever, without loss.
+def film(frames, path, fps, count, scale=1):
+    """Write `count` of `frames` to a film in the format of its ending, one of FILMS.
 
-    30 s of 64x64 pixels at 30 frames a second take 3.5 MB, of a simulated lamp as of a real one, and 1.7 s on two cores
-    beside the making of the frames. The file appears at `path` when it is whole; until then, and when anything fails,
-    one that was there stays.
+    Animated pictures play for ever, and APNG is without loss; MP4 (H.264) and WebM (VP9) play wherever videos do. The
+    file appears at `path` when it is whole; until then, and when anything fails, one that was there stays.
 
     Args:
-        frames: an iterator of uint8 RGB frames [H, W, 3]; `round(seconds * fps)` are taken, at least one (which
-            makes a still picture).
-        path: the file to write, ending in .png or .apng.
+        frames: an iterator of uint8 RGB frames [H, W, 3]; one frame makes a still picture.
+        path: the file to write.
         fps: frames a second.
-        seconds: length of the film.
+        count: frames to take, at least one.
+        scale: enlarge the frames so many times, smoothly.
 
     Raises:
         UserError: see `check_film`; or there is no ffmpeg, or it failed.
     """
     check_film(path)
-    program, count = ffmpeg(), max(1, round(seconds * fps))
+    program, ending = ffmpeg(), Path(path).suffix.lower()
     frames = iter(frames)
     first = next(frames)
     height, width = first.shape[:2]
@@ -163,9 +263,7 @@ def film(frames, path, fps, seconds):
         command = [
             program, "-v", "error", "-y",
             "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps),
-            "-i", "pipe:0",
-            "-f", "apng", "-plays", "0",
-            "-pred", "paeth",  # 18% smaller than none, the default of old ffmpegs; mixed or level 9 gain 1% more
+            "-i", "pipe:0", "-vf", filters(ending, width * scale, height * scale), *FILMS[ending],
             f"file:{part}",  # or a path with a colon would be taken for an address
         ]
         try:
@@ -187,6 +285,24 @@ def film(frames, path, fps, seconds):
             raise UserError(f"{path} was not written: {program} failed with: {reason}")
 
 
+def filters(ending, width, height):
+    """ffmpeg's filters between frames and a film of width x height pixels."""
+    if ending == ".gif":  # the 256 colours that suit this film best
+        return f"scale={width}:{height}:flags=bicubic,split[a][b];[a]palettegen[p];[b][p]paletteuse"
+    if ending in (".mp4", ".webm"):  # colour at half the resolution, as all players know it, wants even sizes
+        width, height = (round(side / 2) * 2 for side in (width, height))
+        return f"scale={width}:{height}:flags=bicubic:out_color_matrix=bt709:out_range=tv,format=yuv420p"
+    return f"scale={width}:{height}:flags=bicubic"
+
+
+def tiled(lamps, rows):
+    """Frames [lamps, H, W, 3] as one picture, `rows` of them: [rows * H, lamps / rows * W, 3]."""
+    _, height, width, _ = lamps.shape
+    columns = len(lamps) // rows
+    grid = lamps.reshape(rows, columns, height, width, 3)
+    return grid.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+
+
 def check_film(path):
     """See that a film can be written to `path`.
 
@@ -195,7 +311,7 @@ def check_film(path):
     """
     path = Path(path)
     if path.suffix.lower() not in FILMS:
-        raise UserError(f"{path} has no ending of a known format: end it in {' or '.join(FILMS)}")
+        raise UserError(f"{path} has no ending of a known format: end it in one of {', '.join(FILMS)}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the film another name")
     try:

@@ -1,12 +1,15 @@
-"""Trained weights -> an endless iterator of frames."""
+"""Trained weights -> an endless iterator of frames, or a film that is its own sequel."""
+
+import math
 
 import numpy as np
 import tensorflow as tf
 
 import checkpoints
 from config import Config
-from models import Generator, Transition, interpolate
+from models import Generator, Transition, interpolate, turn
 
+MELT = 25  # steps over which a lamp turns into another, or the end of a looping film into its beginning
 BURN_IN = 50  # steps of the latent alone before the first frame, to get from fresh noise into the film
 
 
@@ -22,34 +25,98 @@ def load(prefix):
     return config, generator, transition
 
 
-def frames(prefix, lamps=1, seed=0):
-    """Frames of independent lamps for ever, `every_nth` of them to a step of the model.
+class Lamps:
+    """Independent lamps on their way through the states, drawn as they are played.
 
-    Yields uint8 RGB arrays [lamps, img_size, img_size, 3]. A lamp is known by `seed` and its number: lamp 0 is the
-    same alone and among others. Memory stays what it is, however long the film.
+    A lamp is known by `seed` and its number: lamp 0 is the same alone and among others.
+
+    Raises:
+        UserError: see `load`.
     """
-    config, generator, transition = load(prefix)
-    streams = [np.random.default_rng([seed, lamp]) for lamp in range(lamps)]
 
-    def normals(*shape):
+    def __init__(self, prefix, lamps=1, seed=0):
+        self.config, self.generator, self.transition = load(prefix)
+        self.lamps = lamps
+        self.newcomers = None  # the state of the lamps that those of `frames` are turning into
+        self.streams = [np.random.Philox(key=[seed, lamp]) for lamp in range(lamps)]
+
+    def frames(self):
+        """Frames for ever, uint8 RGB [lamps, img_size, img_size, 3], `every_nth` of them to a step of the model.
+
+        Memory stays what it is, however long the film.
+        """
+        state = self.begin()
+        latents = state[0]
+        while True:
+            state = self.move(self.normals(), state)
+            following = state[0]
+            if self.newcomers:
+                self.newcomers = self.move(self.normals(), self.newcomers)
+                self.melted += 1
+                following = turn(following, self.newcomers[0], eased(self.melted / MELT))
+                if self.melted == MELT:
+                    state, self.newcomers = self.newcomers, None
+            yield from np.moveaxis(self.draw(latents, following).numpy(), 1, 0)
+            latents = following
+
+    def renew(self):
+        """Let the lamps of `frames` turn into new ones, over MELT steps."""
+        if not self.newcomers:
+            self.newcomers, self.melted = self.begin(), 0
+
+    def loop(self, steps):
+        """The frames of a film of `steps` steps of the model that flows into its own beginning.
+
+        Over the last MELT steps the states turn, along the sphere, from those after the film's last ones to those
+        from before its first one: both are trajectories of the lamp, and so, nearly, is what lies between them.
+        """
+        melt = min(MELT, steps)
+        latents = self.transition.roll(self.normals(melt + steps), self.begin())[0]
+        before, film = latents[:, :melt], latents[:, melt:]
+        share = eased(tf.range(1.0, melt + 1)[:, None] / melt)
+        film = tf.concat([film[:, :steps - melt], turn(film[:, steps - melt:], before, share)], axis=1)
+        for start, end in zip(range(steps), [*range(1, steps), 0], strict=True):
+            yield from np.moveaxis(self.draw(film[:, start], film[:, end]).numpy(), 1, 0)
+
+    def normals(self, *shape):
         """Normal numbers [lamps, *shape, Z], each lamp's from a stream of its own."""
-        return tf.stack([stream.standard_normal((*shape, config.latent_size), np.float32) for stream in streams])
+        shape = *shape, self.config.latent_size
+        return tf.stack([normals(stream, math.prod(shape)).reshape(shape) for stream in self.streams])
+
+    def begin(self):
+        """The state of new lamps after the burn-in."""
+        first = self.transition.initial(self.normals())
+        return self.burn_in(self.normals(BURN_IN), first)
 
     @tf.function
-    def start(first, normals):
-        """The state after the burn-in."""
-        return transition.roll(normals, transition.initial(first))[2]
+    def burn_in(self, normals, state):
+        """The state after rolling on by normals [lamps, T, Z]."""
+        return self.transition.roll(normals, state)[2]
 
     @tf.function
-    def advance(normal, state):
-        """The frames [lamps, every_nth, H, W, 3] from `state` up to the next one, drawn as one batch; the next one."""
-        _, following = transition(normal, state)
-        latents = interpolate(state[0], following[0], config.every_nth)
-        drawn = generator(tf.reshape(latents, (-1, config.latent_size)), training=False)
-        drawn = tf.reshape(drawn, (lamps, config.every_nth, *drawn.shape[1:]))
-        return tf.cast(tf.round(drawn * 255), tf.uint8), following
+    def move(self, normal, state):
+        """The state one step on."""
+        return self.transition(normal, state)[1]
 
-    state = start(normals(), normals(BURN_IN))
-    while True:
-        drawn, state = advance(normals(), state)
-        yield from np.moveaxis(drawn.numpy(), 1, 0)
+    @tf.function
+    def draw(self, start, end):
+        """The frames uint8 [lamps, every_nth, H, W, 3] from latents `start` [lamps, Z] up to `end`, as one batch."""
+        latents = interpolate(start, end, self.config.every_nth)
+        drawn = self.generator(tf.reshape(latents, (-1, self.config.latent_size)), training=False)
+        drawn = tf.reshape(drawn, (*latents.shape[:2], *drawn.shape[1:]))
+        return tf.cast(tf.round(drawn * 255), tf.uint8)
+
+
+def normals(stream, n):
+    """The next n normal numbers of a stream of random bits, float32; by Box and Muller, 1958.
+
+    Plain enough for the page that plays a lamp in a browser to make the same ones (web/src/normals.js).
+    """
+    uniform = (stream.random_raw(n + n % 2).reshape(-1, 2) >> np.uint64(11)) / 2**53
+    radius, angle = np.sqrt(-2 * np.log1p(-uniform[:, 0])), 2 * np.pi * uniform[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:n].astype(np.float32)
+
+
+def eased(share):
+    """A way from 0 to 1 that starts and ends gently."""
+    return (1 - tf.cos(math.pi * share)) / 2

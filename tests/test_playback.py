@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -93,6 +95,105 @@ def test_quitting_closes_the_window(display, action, end):
         until(lambda: not window.find(), "end of the window", 2)
         assert window.process.poll() is None  # so it was closed, not lost with its process
         assert window.process.communicate() == (end + "\n", "")
+
+
+# Grey frames, each brighter than the one before, ten a second; a new lamp is told on stdout.
+RISING = """
+import os, sys
+import numpy as np
+import playback
+os.chdir(%r)
+frames = (np.full((16, 16, 3), 40 + i %% 200, np.uint8) for i in range(10_000))
+playback.show(frames, 10, renew=lambda: print("renewed", flush=True), size=300)
+"""
+
+
+@pytest.fixture
+def rising(display, tmp_path):
+    with showing(display, RISING % str(tmp_path)) as window:
+        window.wait_for_picture()
+        yield window
+
+
+def grey(window):
+    return int(window.picture()[10, 10, 0])
+
+
+def rate(window, seconds=1.5):
+    """Frames a second, by how much brighter the window becomes."""
+    start, before = time.monotonic(), grey(window)
+    time.sleep(seconds)
+    after = grey(window)
+    return (after - before) % 200 / (time.monotonic() - start)
+
+
+def test_space_pauses_and_goes_on(rising):
+    rising.key("space")
+    time.sleep(0.3)
+    assert rate(rising, 0.7) == 0
+    rising.key("space")
+    time.sleep(0.3)
+    assert 7 < rate(rising) < 13
+
+
+def test_plus_and_minus_change_the_speed(rising):
+    for _ in range(4):
+        rising.key("plus")
+    time.sleep(0.2)
+    assert 19 < rate(rising) < 30  # 10 * 1.25^4 = 24.4
+    for _ in range(8):
+        rising.key("minus")
+    time.sleep(0.2)
+    assert 2.5 < rate(rising, 3) < 5.5
+
+
+def test_n_asks_for_a_new_lamp(rising):
+    rising.key("n")
+    assert rising.process.stdout.readline() == "renewed\n"
+
+
+def test_s_saves_the_frame(rising, tmp_path):
+    rising.key("space")
+    rising.key("s")
+    rising.key("s")
+    until(lambda: len(list(tmp_path.glob("lamp-*.png"))) == 2, "two pictures", 5)
+    time.sleep(0.2)
+    first, second = (np.asarray(Image.open(path)) for path in tmp_path.glob("lamp-*.png"))
+    assert first.shape == (16, 16, 3)
+    assert (first == first[0, 0, 0]).all()
+    np.testing.assert_array_equal(first, second)
+
+
+def test_h_shows_the_keys(rising):
+    rising.key("space")
+    time.sleep(0.3)
+    plain = rising.picture()
+    assert (plain == plain[0, 0]).all()
+    rising.key("h")
+    until(lambda: len(np.unique(rising.picture())) > 20, "text", 5)
+    assert (rising.picture()[:20] == plain[:20]).all(), "the text stands below"
+    rising.key("h")
+    until(lambda: (rising.picture() == plain).all(), "end of the text", 5)
+
+
+@pytest.fixture
+def managed(display):
+    """A window manager on the display: without one no window can fill the screen."""
+    if not shutil.which("openbox"):
+        pytest.skip("openbox, a window manager, is not installed")
+    manager = subprocess.Popen(["openbox"], env=environment(DISPLAY=display), stderr=subprocess.DEVNULL)
+    time.sleep(1)
+    yield
+    manager.kill()
+    manager.wait()
+
+
+def test_f_fills_the_screen(managed, rising):
+    size = rising.picture().shape
+    rising.key("f")
+    until(lambda: rising.picture().shape == (1024, 1280, 3), "full screen", 5)
+    rising.key("f")
+    until(lambda: rising.picture().shape == size, "window of its old size", 5)
 
 
 # Frames at 20 a second, the making or the drawing of some delayed: prints the seconds and the frames drawn.
@@ -233,8 +334,8 @@ def decoded(path):
 
 
 @pytest.mark.parametrize("system", [False, True], ids=["imageio-ffmpeg", "system"])
-@pytest.mark.parametrize("fps, seconds, count", [(30, 1, 30), (12.5, 0.6, 8), (5, 0.01, 1)])
-def test_film_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, system, fps, seconds, count):
+@pytest.mark.parametrize("fps, count", [(30, 30), (12.5, 8), (5, 1)])
+def test_film_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, system, fps, count):
     monkeypatch.chdir(tmp_path)
     out = Path("a:b/-out.png")  # for ffmpeg, an address
     out.parent.mkdir()
@@ -243,7 +344,7 @@ def test_film_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, 
         program(path_folder / "ffmpeg",
                 f"open({str(tmp_path / 'used')!r}, 'w').close()\nos.execv({real!r}, ['ffmpeg', *sys.argv[1:]])")
     frames = noise(60)
-    playback.film(iter(frames), out, fps, seconds)
+    playback.film(iter(frames), out, fps, count)
     assert (tmp_path / "used").exists() == system
     pictures, durations, loop = decoded(out)
     np.testing.assert_array_equal(pictures, frames[:count])
@@ -253,9 +354,58 @@ def test_film_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, 
         assert max(durations) == pytest.approx(1000 / fps, abs=0.01)
 
 
+def spots(count, height=48, width=64):
+    """Frames of soft coloured spots on their way: what codecs are made for."""
+    y, x = np.mgrid[:height, :width]
+    return [np.stack([255 * np.exp(-((x - 10 - i - 9 * c) ** 2 + (y - 12 - 9 * c) ** 2) / 150) for c in range(3)], -1)
+            .astype(np.uint8) for i in range(count)]
+
+
+@pytest.mark.parametrize("ending, error", [(".png", 0), (".gif", 12), (".webp", 6), (".mp4", 6), (".webm", 6)])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_every_format_holds_the_film(tmp_path, ending, error, scale):
+    frames = spots(25)
+    out = tmp_path / f"out{ending}"
+    playback.film(iter(frames), out, 12.5, 25, scale)
+    if ending in (".mp4", ".webm"):
+        capture = cv2.VideoCapture(str(out))
+        assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
+        pictures = []
+        while (read := capture.read())[0]:
+            pictures.append(read[1][..., ::-1])
+    else:
+        with Image.open(out) as image:
+            assert image.info["loop"] == 0  # for ever
+            pictures, durations = [], []
+            for i in range(image.n_frames):
+                image.seek(i)
+                image.load()
+                durations.append(image.info["duration"])
+                pictures.append(np.asarray(image.convert("RGB")))
+            assert sum(durations) == pytest.approx(2000, abs=10)
+    assert len(pictures) == 25
+    for picture, frame in zip(pictures, frames, strict=True):
+        assert picture.shape == (48 * scale, 64 * scale, 3)
+        small = cv2.resize(picture, (64, 48), interpolation=cv2.INTER_AREA).astype(float)
+        assert np.abs(small - frame).mean() <= error + (scale > 1)
+
+
+def test_odd_sizes_are_made_even_for_videos(tmp_path):
+    playback.film(iter(spots(3, 15, 17)), tmp_path / "out.mp4", 10, 3)
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (16, 16)
+
+
+def test_a_wall_is_read_like_a_page():
+    lamps = np.arange(6, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(5, 2).repeat(3, 3)
+    wall = playback.tiled(lamps, rows=2)
+    assert wall.shape == (8, 15, 3)
+    np.testing.assert_array_equal(wall[::4, ::5, 0], [[0, 1, 2], [3, 4, 5]])
+
+
 def test_film_takes_no_frame_too_many(tmp_path):
     frames = iter(noise(20))
-    playback.film(frames, tmp_path / "out.apng", fps=10, seconds=1)
+    playback.film(frames, tmp_path / "out.apng", fps=10, count=10)
     assert len(list(frames)) == 10
 
 
@@ -269,7 +419,7 @@ def test_failing_ffmpeg_is_told_and_the_old_film_stays(tmp_path, path_folder, so
     out = tmp_path / "out.png"
     out.write_bytes(b"old")
     with pytest.raises(UserError) as error:
-        playback.film(itertools.cycle(noise(3, 64, 64)), out, fps=30, seconds=30)
+        playback.film(itertools.cycle(noise(3, 64, 64)), out, fps=30, count=900)
     assert str(error.value) == f"{out} was not written: {path_folder / 'ffmpeg'} failed with: no room"
     assert out.read_bytes() == b"old"
     assert sorted(tmp_path.iterdir()) == [path_folder, out]
@@ -279,7 +429,7 @@ def test_ffmpeg_that_cannot_be_run_is_told(tmp_path, path_folder):
     program(path_folder / "ffmpeg", "")
     (path_folder / "ffmpeg").write_bytes(b"\x7fELF not really")
     with pytest.raises(UserError, match="cannot be run"):
-        playback.film(iter(noise(3)), tmp_path / "out.png", fps=30, seconds=0.1)
+        playback.film(iter(noise(3)), tmp_path / "out.png", fps=30, count=3)
     assert list(tmp_path.iterdir()) == [path_folder]
 
 
@@ -295,7 +445,7 @@ def test_interrupted_film_leaves_nothing(tmp_path, path_folder):
     out = tmp_path / "out.png"
     out.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt):
-        playback.film(frames(), out, fps=30, seconds=30)
+        playback.film(frames(), out, fps=30, count=900)
     assert out.read_bytes() == b"old"
     assert sorted(tmp_path.iterdir()) == [path_folder, out]
     with pytest.raises(ProcessLookupError):
@@ -303,8 +453,8 @@ def test_interrupted_film_leaves_nothing(tmp_path, path_folder):
 
 
 @pytest.mark.parametrize("name, sentence", [
-    ("out.mp4", "out.mp4 has no ending of a known format: end it in .png or .apng"),
-    ("out", "out has no ending of a known format: end it in .png or .apng"),
+    ("out.avi", "out.avi has no ending of a known format: end it in one of .png, .apng, .gif, .webp, .mp4, .webm"),
+    ("out", "out has no ending of a known format: end it in one of .png, .apng, .gif, .webp, .mp4, .webm"),
     ("missing/out.png", "out.png cannot be written (No such file or directory): give the film another folder"),
     ("file/out.png", "out.png cannot be written (Not a directory): give the film another folder"),
     ("folder.png", "folder.png is a folder: give the film another name"),

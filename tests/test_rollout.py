@@ -16,7 +16,7 @@ from screen import Window, environment, needs_windows
 
 
 def film(run, n, **options):
-    return np.stack(list(itertools.islice(rollout.frames(run / "weights.10", **options), n)))
+    return np.stack(list(itertools.islice(rollout.Lamps(run / "weights.10", **options).frames(), n)))
 
 
 def test_weights_are_found_by_prefix_by_run_and_by_default(run, tmp_path):
@@ -83,8 +83,37 @@ def test_between_two_steps_the_lamp_moves_on(run):
     assert (np.abs(frames[1:-1:2] - blend) > 0.6).any(), "more than rounding"
 
 
+def test_a_new_lamp_comes_without_a_cut(run):
+    lamps, quiet = (rollout.Lamps(run / "weights.10", seed=1) for _ in range(2))
+    frames, others = lamps.frames(), quiet.frames()
+    first = list(itertools.islice(frames, 10))
+    np.testing.assert_array_equal(first, list(itertools.islice(others, 10)))
+    lamps.renew()
+    melting = np.concatenate(list(itertools.islice(frames, 2 * rollout.MELT + 2))).astype(float)
+    steady = np.concatenate(list(itertools.islice(others, 2 * rollout.MELT + 2))).astype(float)
+    assert np.abs(melting[-1] - steady[-1]).mean() > 10, "another lamp"
+    assert lamps.newcomers is None
+    cut = np.abs(melting[-1] - steady[-1]).mean()
+    assert np.abs(np.diff(melting, axis=0)).mean((1, 2, 3)).max() < cut / 2
+
+
+def test_a_loop_flows_into_its_beginning(run):
+    frames = np.stack(list(rollout.Lamps(run / "weights.10", lamps=2, seed=1).loop(60))).astype(float)
+    assert frames.shape == (120, 2, 16, 16, 3)
+    again = np.concatenate([frames, frames])
+    steps = np.abs(np.diff(again, axis=0)).mean((2, 3, 4))[:120]  # the last one is over the seam
+    assert (steps[-1] <= np.quantile(steps, 0.99, axis=0)).all()
+    assert (np.abs(frames[60] - frames[0]).mean((1, 2, 3)) > 2 * steps.mean(0)).all(), "it moves"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_loops_may_be_short(run, steps):
+    frames = list(rollout.Lamps(run / "weights.10").loop(steps))
+    assert len(frames) == 2 * steps
+
+
 def test_memory_stays_what_it_is(run):
-    frames = rollout.frames(run / "weights.10")
+    frames = rollout.Lamps(run / "weights.10").frames()
     for _ in itertools.islice(frames, 1000):
         pass
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -107,6 +136,14 @@ def test_video_from_the_command_line(run):
             np.testing.assert_allclose(np.asarray(png.convert("RGB")).astype(int), expected[i], atol=1)
 
 
+def test_a_looping_wall_from_the_command_line(run):
+    folder = run.parents[1]
+    done = learn(folder, "--mode=video", "--duration=2", "--fps=10", "--loop", "--grid=2x3", "--scale=2", "--out=a.gif")
+    assert done.returncode == 0, done.stderr
+    with Image.open(folder / "a.gif") as gif:
+        assert (gif.n_frames, gif.info["loop"], gif.size) == (20, 0, (96, 64))
+
+
 def test_live_from_the_command_line(run, display):
     """The window shows the lamp's own frames, one after the other, and q ends it."""
     frames = np.stack([playback.fitted(frame, 512, 512)[::8, ::8, ::-1] for frame in film(run, 400, seed=3)[:, 0]])
@@ -120,7 +157,8 @@ def test_live_from_the_command_line(run, display):
         assert nearest == sorted(nearest), "the film goes forward"
         window.key("q")
         output, errors = window.process.communicate(timeout=30)
-        assert (window.process.returncode, output, errors) == (0, f"playing {run / 'weights.10'}\n", "")
+        assert (window.process.returncode, errors) == (0, "")
+        assert output.startswith(f"playing {run / 'weights.10'}\nin the window: space: pause, n: new lamp")
 
 
 @needs_windows
