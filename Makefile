@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: train test
+.PHONY: train test web
 
 train: .venv/runtime  ## make train ARGS="--max_minutes 30"
 	.venv/bin/python learn.py $(ARGS)
@@ -22,4 +22,13 @@ test: .venv/testing
 
 .venv/testing: .venv/runtime requirements-test.txt
 	.venv/bin/pip install --quiet -r requirements-test.txt
+	touch $@
+
+web: web/dist/index.html  ## the page that plays a lamp in a browser; wants Node.js
+
+web/dist/index.html: web/node_modules web/build.js $(wildcard web/src/*)
+	cd web && npm run --silent check && npm run --silent build
+
+web/node_modules: web/package-lock.json
+	cd web && npm ci --silent --no-audit --no-fund
 	touch $@

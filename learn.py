@@ -98,6 +98,19 @@ def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000):
     print(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 
 
+def export(weights=None, out="page"):
+    """Write the lamp as ONNX, and a page that plays it in a browser."""
+    import checkpoints
+
+    prefix = checkpoints.find_weights(weights)
+    print(f"exporting {prefix}", flush=True)
+    with hushed():
+        import export
+    off = export.export(prefix, out)
+    print(f"{out} holds the lamp, the same as TensorFlow's to {off:.0e}; watch it with: python -m http.server "
+          f"--directory {out}, at http://localhost:8000")
+
+
 def wall(grid):
     """The rows and columns of a `grid` such as 3x4."""
     with suppress(ValueError):
@@ -143,7 +156,7 @@ def tell(record, data_dir):
           f"python learn.py --data_dir {data_dir}", flush=True)
 
 
-MODES = dict(train=train, live=live, video=video, eval=evaluate, prepare=prepare, simulate=simulate)
+MODES = dict(train=train, live=live, video=video, eval=evaluate, export=export, prepare=prepare, simulate=simulate)
 
 
 def flags(mode):
@@ -180,7 +193,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser():
     """The parser of the whole command line."""
     parser = Parser()
-    playing = parser.add_argument_group("watching, filming and measuring (--mode live, video, eval)")
+    playing = parser.add_argument_group("the lamp to play (--mode live, video, eval, export)")
     parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
                 "its newest weights; without it the newest of all", metavar="PATH")
     parser.flag(playing, "fps", "frames shown a second", type=positive, metavar="X")
@@ -189,7 +202,8 @@ def build_parser():
     parser.flag(film, "duration", "length of the film, in seconds", type=positive, metavar="X")
     parser.flag(film, "scale", "enlarge the frames so many times, smoothly", type=whole, metavar="N")
     parser.flag(film, "loop", "let the film's end flow into its beginning")
-    parser.flag(film, "out", "the film to write: .png, .apng, .gif, .webp, .mp4 or .webm", metavar="FILE")
+    parser.flag(film, "out", "the film to write: .png, .apng, .gif, .webp, .mp4 or .webm; of an export the folder",
+                metavar="PATH")
     evaluation = parser.add_argument_group("measuring (--mode eval)")
     parser.flag(evaluation, "steps", "steps of the model to roll a lamp for, rounded to thousands", type=int,
                 metavar="N")

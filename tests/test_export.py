@@ -1,0 +1,296 @@
+"""A lamp given away: what --mode export writes, and the page that plays it, in a real browser."""
+
+import base64
+import http.server
+import io
+import json
+import shutil
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+import export
+from conftest import ROOT, learn
+from files import UserError
+from rollout import Lamps
+
+EVERY_NTH = 2  # of the small lamp
+
+
+@pytest.fixture(scope="session")
+def built():
+    """The page, built."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    subprocess.run(["make", "web"], cwd=ROOT, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def page(built, run, tmp_path_factory):
+    """The folder of an exported lamp."""
+    folder = tmp_path_factory.mktemp("exported")
+    done = learn(folder, "--mode=export", "--weights", run, "--out=lamp")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "http.server" in done.stdout
+    return folder / "lamp"
+
+
+def test_onnx_draws_the_same_lamp(page, run):
+    config = json.loads((page / "lamp.json").read_text())
+    sessions = {name: onnxruntime.InferenceSession(page / f"{name}.onnx") for name in ("transition", "generator")}
+    lamps = Lamps(run / "weights.10", lamps=2, seed=4)
+    start, memory = (part.numpy() for part in lamps.begin())
+    normal = lamps.normals().numpy()
+    end, _ = sessions["transition"].run(None, dict(normal=normal, latent=start, memory=memory))
+    share = np.arange(config["every_nth"], dtype=np.float32) / config["every_nth"]
+    [frames] = sessions["generator"].run(["frames"], dict(start=start, end=end, share=share))
+    assert (frames.shape, frames.dtype) == ((EVERY_NTH, 2, 16, 16, 4), np.uint8)
+    assert (frames[..., 3] == 255).all()
+    _, following = Lamps(run / "weights.10", lamps=2, seed=4).frames(), lamps.move(normal, (start, memory))[0].numpy()
+    np.testing.assert_allclose(end, following, atol=1e-5)
+    drawn = np.moveaxis(lamps.draw(start, following).numpy(), 1, 0)
+    assert np.abs(frames[..., :3].astype(int) - drawn).max() <= 1
+
+
+def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "PAGE", tmp_path / "nothing")
+    with pytest.raises(UserError, match="make web"):
+        export.export(run / "weights.10", tmp_path / "out")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "index.html").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "index.html").write_text("mine")
+    with pytest.raises(UserError, match="other things"):
+        export.export(run / "weights.10", tmp_path / "full")
+    with pytest.raises(UserError, match="is a file"):
+        export.export(run / "weights.10", tmp_path / "full" / "index.html")
+    export.export(run / "weights.10", tmp_path / "out")
+    export.export(run / "weights.10", tmp_path / "out")  # again, over what it wrote
+    assert {file.name for file in (tmp_path / "out").iterdir()} == \
+        {"index.html", "lamp.json", "transition.onnx", "generator.onnx"}
+
+
+def test_a_lamp_that_differs_is_not_exported(run, tmp_path, monkeypatch):
+    (tmp_path / "index.html").touch()
+    monkeypatch.setattr(export, "PAGE", tmp_path)
+    monkeypatch.setattr(export, "TOLERANCE", 0)
+    with pytest.raises(UserError, match="differs"):
+        export.export(run / "weights.10", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="session")
+def address(page):
+    """Where a web server without any settings serves the lamp."""
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=page))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A Chromium nobody looks at."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as started:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = started.chromium.launch(executable_path=program, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium, address):
+    """A function that opens the lamp at an address; afterwards no request has left, and nothing has gone wrong."""
+    requests, errors, contexts = [], [], []
+
+    def opened(query="", **options):
+        context = chromium.new_context(viewport=dict(width=800, height=600), **options)
+        contexts.append(context)
+        context.on("request", lambda request: requests.append(request.url))
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        tab.goto(address + query)
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert requests and all(url.startswith((address, "data:")) for url in requests)
+    assert not errors
+
+
+def picture(tab):
+    """What the lamp's canvas holds, uint8 RGB [H, W, 3], once it holds something."""
+    for _ in range(500):
+        url = tab.evaluate("document.getElementById('lamp').toDataURL()")
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+        if pixels.any():
+            return pixels
+        tab.wait_for_timeout(20)
+    raise AssertionError("the lamp stays dark")
+
+
+FRAMES = """([seed, count, n, steps]) => new Promise((resolve, reject) => {
+    const worker = new Worker("worker.js", {type: "module"}), frames = [];
+    const next = () => worker.postMessage({kind: "advance", n});
+    worker.onmessage = ({data}) => {
+        if (data.kind === "failed") reject(data.reason);
+        if (data.kind === "frames") frames.push([...data.pixels]);
+        if (frames.length < steps) next(); else { worker.terminate(); resolve(frames); }
+    };
+    worker.postMessage({kind: "begin", seed, count});
+})"""
+
+
+def test_the_browser_draws_the_frames_that_python_draws(tab, run):
+    frames = np.array(tab().evaluate(FRAMES, [7, 2, EVERY_NTH, 50]), np.uint8)
+    frames = frames.reshape(50 * EVERY_NTH, 2, 16, 16, 4)[..., :3].astype(int)
+    lamps = Lamps(run / "weights.10", lamps=2, seed=7).frames()
+    expected = np.stack([next(lamps) for _ in range(50 * EVERY_NTH)])
+    assert np.abs(np.diff(expected.astype(int), axis=0)).max() > 10, "it moves"
+    assert np.abs(frames - expected).max() <= 2
+
+
+def test_the_lamp_moves_until_it_is_paused(tab):
+    lamp = tab("?seed=1")
+    before = picture(lamp)
+    lamp.wait_for_timeout(500)
+    assert (picture(lamp) != before).any()
+    lamp.keyboard.press(" ")
+    assert lamp.locator("#note").inner_text() == "paused"
+    lamp.wait_for_timeout(200)
+    paused = picture(lamp)
+    lamp.wait_for_timeout(500)
+    assert (picture(lamp) == paused).all()
+    lamp.keyboard.press(" ")
+    lamp.wait_for_timeout(500)
+    assert (picture(lamp) != paused).any()
+
+
+def test_the_seed_in_the_address_is_the_lamp(tab):
+    still = dict(reduced_motion="reduce")
+    first, again, other = (picture(tab(f"?seed={seed}", **still)) for seed in (5, 5, 6))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_reduced_motion_is_honoured_until_asked_otherwise(tab):
+    lamp = tab("?seed=5", reduced_motion="reduce")
+    before = picture(lamp)
+    lamp.wait_for_timeout(500)
+    assert (picture(lamp) == before).all()
+    assert "little motion" in lamp.locator("#note").inner_text()
+    lamp.mouse.move(400, 300)  # shows the bar
+    lamp.get_by_label("Play").click()
+    lamp.wait_for_timeout(500)
+    assert (picture(lamp) != before).any()
+
+
+def test_a_new_lamp_gets_an_address_of_its_own(tab):
+    lamp = tab()
+    picture(lamp)
+    before = lamp.url
+    assert "seed=" in before
+    lamp.keyboard.press("n")
+    assert "seed=" in lamp.url and lamp.url != before
+    assert lamp.url.rpartition("=")[2] in lamp.locator("#note").inner_text()
+
+
+def test_a_wall_fills_the_window(tab):
+    lamp = tab("?seed=2", reduced_motion="reduce")
+    picture(lamp)
+    lamp.keyboard.press("w")
+    lamp.wait_for_function("document.getElementById('lamp').width > 700")
+    assert "lamps=12" in lamp.url
+    box = lamp.locator("#lamp").bounding_box()
+    assert (box["width"], box["height"]) == (800, 600)  # three rows of four
+    tiles = picture(lamp).reshape(3, 200, 4, 200, 3).swapaxes(1, 2).reshape(12, -1)
+    assert len(np.unique(tiles, axis=0)) == 12
+    lamp.keyboard.press("w")
+    lamp.wait_for_function("document.getElementById('lamp').width === 600")
+    assert "lamps" not in lamp.url
+
+
+def test_touch_finds_every_control(tab):
+    lamp = tab("?seed=2", has_touch=True, is_mobile=True)
+    picture(lamp)
+    lamp.touchscreen.tap(400, 200)
+    for deed, told in {"faster": "1.25", "slower": "1.00", "pause": "paused"}.items():
+        lamp.locator(f"[data-do={deed}]").tap()
+        assert told in lamp.locator("#note").inner_text()
+    lamp.locator("[data-do=full]").tap()
+    lamp.wait_for_function("document.fullscreenElement")
+
+
+@pytest.fixture
+def note(chromium):
+    """A function that opens an address, after a script, and waits until the page says some words."""
+    context = chromium.new_context()
+
+    def found(address, words, script=""):
+        tab = context.new_page()
+        tab.add_init_script(script)
+        tab.goto(address)
+        tab.wait_for_function(f"document.getElementById('note').textContent.includes('{words}')")
+
+    yield found
+    context.close()
+
+
+def test_a_browser_that_cannot_is_told_so(note, address):
+    note(address, "This browser lacks", "delete window.WebAssembly")
+
+
+def test_a_page_opened_from_a_file_says_how_to_serve_it(note, page):
+    note((page / "index.html").as_uri(), "python -m http.server")
+
+
+def test_a_lamp_that_is_not_whole_is_named(note, page, address):
+    (page / "generator.onnx").rename(page / "away")
+    try:
+        note(address, "generator.onnx is missing")
+    finally:
+        (page / "away").rename(page / "generator.onnx")
+
+
+def memory():
+    """Bytes that all of Chromium's processes take, shared pages counted once."""
+    total = 0
+    for process in Path("/proc").iterdir():
+        try:
+            if "chrom" in (process / "comm").read_text():
+                total += int((process / "smaps_rollup").read_text().split("Pss:")[1].split()[0]) * 1024
+        except (OSError, IndexError):
+            continue
+    return total
+
+
+def test_memory_stays_what_it_is(tab):
+    lamp = tab(reduced_motion="reduce")
+    play = """async ([steps]) => {
+        const worker = window.tried ??= new Worker("worker.js", {type: "module"});
+        const answered = () => new Promise((resolve) => (worker.onmessage = ({data}) => resolve(data)));
+        if (!window.begun) { worker.postMessage({kind: "begin", seed: 1, count: 1}); await answered(); }
+        window.begun = true;
+        for (let i = 0; i < steps; i++) { worker.postMessage({kind: "advance", n: 4}); await answered(); }
+    }"""
+    lamp.evaluate(play, [500])
+    before = memory()
+    assert before > 50e6
+    lamp.evaluate(play, [2500])  # 10,000 frames
+    assert memory() - before < 20e6
