@@ -56,7 +56,7 @@ class Config:
     upsampling: str = param("bilinear", "how the generator doubles its pixels: by 'bilinear' interpolation, or by a "
                                         "'transposed' convolution", group="networks",
                             choices=("bilinear", "transposed"))
-    background: bool = param(True, "let the generator draw on a picture, at first the mean frame", group="networks")
+    background: bool = param(True, "let the generator draw on top of the mean frame", group="networks")
     differences: bool = param(True, "show the discriminator each frame's difference to the one before",
                               group="networks")
     frame_logits: bool = param(True, "let the discriminator judge single frames beside motion", group="networks")

@@ -139,7 +139,10 @@ class Generator(keras.Sequential):
 
 
 class Background(layers.Layer):
-    """Adds a picture of its own to logits [B, H, W, 3]: where the camera stands still, the rest draws what moves."""
+    """Adds a picture to logits [B, H, W, 3]: where the camera stands still, the rest need only draw what moves.
+
+    It is not trained: the optimiser would leave grain in it.
+    """
 
     def build(self, shape):
         self.picture = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False, name="picture")
