@@ -1,11 +1,11 @@
-# Both commands set up all they need in .venv, once.
+# Each command sets up all it needs in .venv, once.
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: train test web
+.PHONY: live video train test web
 
-train: .venv/runtime  ## make train ARGS="--max_minutes 30"
-	.venv/bin/python learn.py $(ARGS)
+live video train: .venv/runtime  ## make train ARGS="--max_minutes 30"
+	.venv/bin/python learn.py --mode $@ $(ARGS)
 
 test: .venv/testing
 	.venv/bin/ruff check
