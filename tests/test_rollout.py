@@ -2,6 +2,7 @@
 
 import itertools
 import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 import checkpoints
 import playback
 import rollout
-from conftest import command, learn
+from conftest import ROOT, command, learn
 from files import UserError
 from screen import Window, environment, needs_windows
 
@@ -159,6 +160,16 @@ def test_live_from_the_command_line(run, display):
         output, errors = window.process.communicate(timeout=30)
         assert (window.process.returncode, errors) == (0, "")
         assert output.startswith(f"playing {run / 'weights.10'}\nin the window: space: pause, n: new lamp")
+
+
+def test_the_lamp_that_comes_along_plays_at_once(tmp_path):
+    shutil.copytree(ROOT / "logs" / "20261123-134542", tmp_path / "logs" / "20261123-134542")
+    done = learn(tmp_path, "--mode=video", "--duration=1")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out.png") as png:
+        assert (png.n_frames, png.size) == (30, (64, 64))
+        first = np.asarray(png.convert("RGB"))
+    assert first[:, :8].mean() < 20 < first[8:56, 20:44, 0].mean(), "bright wax in a dark room"
 
 
 @needs_windows
