@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import functools
 import http.server
+import itertools
 import os
 import shutil
 import subprocess
@@ -53,8 +54,9 @@ def window(prefix, fps, seconds):
 
         cv2.imshow = timed
         frames = (lamps[0] for lamps in rollout.Lamps(prefix).frames())
-        begun = next(frames), time.perf_counter()
-        playback.show((frame for frame in frames if time.perf_counter() - begun[1] < seconds), fps)
+        next(frames)  # the networks are built, and the lamps warm
+        end = time.perf_counter() + seconds
+        playback.show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)
         return times
 
 
