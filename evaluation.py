@@ -15,9 +15,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import measures
+import rollout
 from files import UserError, replacing
 from models import interpolate
-from rollout import BURN_IN, load
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -60,7 +60,7 @@ def evaluate(prefix, cache, seed, steps):
         UserError: the footage is too short, or the weights cannot be read.
     """
     known = entries(prefix.with_name("eval.json"))  # first, so that a broken one is told before the long work
-    config, generator, transition = load(prefix)
+    config, generator, transition = rollout.load(prefix)
     film = np.load(cache, mmap_mode="r", allow_pickle=False)
     reals = [Footage(film, config.every_nth, np.random.default_rng([seed, i])) for i in range(SEEDS)]
     rolled = Rollout(transition, seed, max(SEEDS, round(steps / STRETCH)))
@@ -150,7 +150,7 @@ class Rollout:
         """The latents [CHAINS, STRETCH, Z] of lamps as they are played, a stretch at a time."""
         size = self.transition.state_size[0]
         state = self.transition.initial(tf.random.stateless_normal((CHAINS, size), [seed, -2]))
-        state = self.transition.roll(tf.random.stateless_normal((CHAINS, BURN_IN, size), [seed, -1]), state)[2]
+        state = self.transition.roll(tf.random.stateless_normal((CHAINS, rollout.BURN_IN, size), [seed, -1]), state)[2]
         for i in range(stretches):
             latents, state = self.roll(state, tf.constant([seed, i]))  # a list would be traced anew each time
             yield latents.numpy()
@@ -166,11 +166,8 @@ class Rollout:
 def drawer(generator):
     """A function latents [N, Z] -> frames uint8 [N, H, W, 3]."""
 
-    @tf.function(reduce_retracing=True)
-    def draw(latents):
-        return tf.cast(tf.round(generator(latents, training=False) * 255), tf.uint8)
-
-    return lambda latents: np.concatenate([draw(some).numpy() for some in
+    compiled = tf.function(lambda latents: rollout.draw(generator, latents), reduce_retracing=True)
+    return lambda latents: np.concatenate([compiled(some).numpy() for some in
                                            np.split(latents, range(256, len(latents), 256))])
 
 

@@ -71,7 +71,7 @@ class Lamps:
         from before its first one: both are trajectories of the lamp, and so, nearly, is what lies between them.
         """
         melt = min(MELT, steps)
-        latents = self.transition.roll(self.normals(melt + steps), self.begin())[0]
+        latents, _ = self.roll(self.normals(melt + steps), self.begin())
         before, film = latents[:, :melt], latents[:, melt:]
         share = eased(tf.range(1.0, melt + 1)[:, None] / melt)
         film = tf.concat([film[:, :steps - melt], turn(film[:, steps - melt:], before, share)], axis=1)
@@ -86,12 +86,13 @@ class Lamps:
     def begin(self):
         """The state of new lamps after the burn-in."""
         first = self.transition.initial(self.normals())
-        return self.burn_in(self.normals(BURN_IN), first)
+        return self.roll(self.normals(BURN_IN), first)[1]
 
     @tf.function
-    def burn_in(self, normals, state):
-        """The state after rolling on by normals [lamps, T, Z]."""
-        return self.transition.roll(normals, state)[2]
+    def roll(self, normals, state):
+        """Steps on by normals [lamps, T, Z]: (latents [lamps, T, Z] passed through, the state after the last)."""
+        latents, _, state = self.transition.roll(normals, state)
+        return latents, state
 
     @tf.function
     def move(self, normal, state):
@@ -102,9 +103,13 @@ class Lamps:
     def draw(self, start, end):
         """The frames uint8 [lamps, every_nth, H, W, 3] from latents `start` [lamps, Z] up to `end`, as one batch."""
         latents = interpolate(start, end, self.config.every_nth)
-        drawn = self.generator(tf.reshape(latents, (-1, self.config.latent_size)), training=False)
-        drawn = tf.reshape(drawn, (*latents.shape[:2], *drawn.shape[1:]))
-        return tf.cast(tf.round(drawn * 255), tf.uint8)
+        drawn = draw(self.generator, tf.reshape(latents, (-1, self.config.latent_size)))
+        return tf.reshape(drawn, (*latents.shape[:2], *drawn.shape[1:]))
+
+
+def draw(generator, latents):
+    """The frames uint8 [N, H, W, 3] of latents [N, Z]."""
+    return tf.cast(tf.round(generator(latents, training=False) * 255), tf.uint8)
 
 
 def normals(stream, n):

@@ -5,7 +5,6 @@
 
 const WALL = 12; // lamps in a wall
 const AHEAD = 3; // steps of frames made before they are shown
-const FRAMES = [2, 1]; // frames as many times as dense as the footage's: twice, where the machine keeps up
 const NOTE = 2500; // ms that a note stays
 const REST = 3000; // ms without a touch after which the bar fades
 
@@ -25,7 +24,7 @@ let seed = whole(address.get("seed")) ?? Math.floor(Math.random() * 1e6);
 let count = whole(address.get("lamps")) || 1;
 let speed = 1;
 let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
-let dense = FRAMES[0];
+let dense = 2; // frames to one of the footage; 1 where the machine does not keep up
 /** @type {import("./lamps.js").Config | undefined} */
 let config;
 /** @type {{pixels: Uint8ClampedArray, n: number}[]} */
@@ -63,12 +62,17 @@ function ask(wish) {
   worker?.postMessage(wish);
 }
 
-/** Begin with `count` lamps of `seed`; what was made of others is dropped. */
-function begin() {
+/** Let the page's address be that of these lamps. */
+function remember() {
   address.set("seed", String(seed));
   if (count > 1) address.set("lamps", String(count));
   else address.delete("lamps");
   history.replaceState(null, "", `?${address}`);
+}
+
+/** Begin with `count` lamps of `seed`; what was made of others is dropped. */
+function begin() {
+  remember();
   config = undefined;
   ask({ kind: "begin", seed, count });
 }
@@ -88,7 +92,7 @@ function hear({ data }) {
     // Half of the time for a step may go into making it: a phone wants to stay cool.
     const budget = (1000 * config.every_nth) / config.fps / speed;
     slow = data.milliseconds > budget / 2 ? slow + 1 : 0;
-    if (slow > 5 && dense > 1) [dense, slow] = [FRAMES[1], 0];
+    if (slow > 5 && dense > 1) [dense, slow] = [1, 0];
   }
 }
 
@@ -153,8 +157,7 @@ const deeds = {
   faster: () => pace(1.25),
   renew() {
     seed = Math.floor(Math.random() * 1e6);
-    address.set("seed", String(seed));
-    history.replaceState(null, "", `?${address}`);
+    remember();
     ask({ kind: "renew", seed });
     tell(`lamp ${seed}; its address is this page's`);
   },
