@@ -86,6 +86,16 @@ class Config:
     seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
                       high=2**31 - 1)
 
+    # How the machine computes it: that changes the results by no more than rounding, and may differ on --resume.
+    precision: str = param("float32", "numbers that convolutions compute with, in training", group="machine",
+                           choices=("float32", "bfloat16", "float16"))
+    accumulate: int = param(1, "parts of a batch that are drawn and seen one after another, for less memory",
+                            group="machine", low=1)
+    remat: bool = param(False, "compute activations again instead of keeping them, for less memory", group="machine")
+    distribute: str = param("none", "train on several devices: 'mirrored' on all GPUs of this machine, 'multiworker' "
+                                    "on the machines that TF_CONFIG names", group="machine",
+                            choices=("none", "mirrored", "multiworker"))
+
     def __post_init__(self):
         for f in dataclasses.fields(self):
             check(f, getattr(self, f.name))
@@ -95,11 +105,17 @@ class Config:
             raise UserError(f"--window {self.window} is longer than --seq_len {self.seq_len}")
         if self.chains < self.batch_size:
             raise UserError(f"--chains {self.chains} is less than --batch_size {self.batch_size}")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"--batch_size {self.batch_size} does not divide into --accumulate {self.accumulate} parts")
 
     @property
     def clip_len(self):
         """Steps of a clip, generated or real, that the discriminator judges."""
         return self.window or self.seq_len
+
+    def at_play(self):
+        """The same networks, as they play on any one machine, in full precision."""
+        return dataclasses.replace(self, precision="float32", remat=False, distribute="none")
 
     def save(self, path):
         """Write the hyper-parameters to `path` as JSON."""
@@ -108,7 +124,7 @@ class Config:
 
     @classmethod
     def load(cls, path):
-        """Read what `save` wrote.
+        """Read what `save` wrote, now or before a hyper-parameter was added: its default is what was done before.
 
         Raises:
             UserError: the file is missing, is not JSON, or holds other keys or values than this class's.
@@ -122,8 +138,8 @@ class Config:
         except (ValueError, UnicodeDecodeError):
             raise UserError(f"{path} is not valid JSON; restore it from the run that wrote the weights") from None
         names = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            odd = sorted(names ^ set(values)) if isinstance(values, dict) else ["no object"]
+        if not isinstance(values, dict) or not values or not set(values) <= names:
+            odd = (isinstance(values, dict) and sorted(set(values) - names)) or ["no hyper-parameters"]
             raise UserError(f"{path} does not describe a run of this version (see {', '.join(odd)})")
         try:
             return cls(**values)

@@ -108,15 +108,16 @@ def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
     return max(1, (n_frames - every_nth * clip_len) // (batch_size * clip_len))
 
 
-def batches(cache, batch_size, clip_len, every_nth, seed, start=0):
+def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
     """Sequences from the cache that `load` made, for ever, beginning with batch number `start`.
 
     A sequence is `clip_len` frames, `every_nth` apart. In each epoch of `batches_per_epoch` batches the places where
     sequences begin follow a fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is
-    not enough, more follow. So batch number n is the same whatever `start` is.
+    not enough, more follow. So batch number n is the same whatever `start` is. Of each batch only the sequences that
+    `rows` lists are read, all of them by default: several machines may share a batch.
 
     Yields:
-        uint8 [batch_size, clip_len, H, W, 3], RGB.
+        uint8 [len(rows), clip_len, H, W, 3], RGB.
 
     Raises:
         UserError: there are too few frames for one sequence (at once), or the cache was cut short (on the way).
@@ -128,6 +129,7 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0):
         raise UserError(f"{cache} holds {n_frames} frames and a sequence takes {n_frames - n_places + 1}; "
                         "add frames, or lower --every_nth or the length of a sequence")
     per_epoch = batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def endless():
         epoch, first = divmod(start, per_epoch)
@@ -137,8 +139,8 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0):
                 needed = math.ceil(per_epoch * batch_size / n_places)
                 order = np.concatenate([rng.permutation(n_places) for _ in range(needed)])
                 for i in range(first, per_epoch):
-                    batch = np.empty((batch_size, clip_len, *shape[1:]), np.uint8)
-                    for clip, place in zip(batch, order[i * batch_size:(i + 1) * batch_size], strict=True):
+                    batch = np.empty((len(rows), clip_len, *shape[1:]), np.uint8)
+                    for clip, place in zip(batch, order[i * batch_size + rows], strict=True):
                         for step, frame in enumerate(clip):
                             # Not through a map of the file: its pages would count as this process's memory.
                             file.seek(offset + int(place + step * every_nth) * frame.nbytes)

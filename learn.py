@@ -37,17 +37,21 @@ def train(preset=None, resume=None, **values):
     frames = data.load(config.data_dir, config.img_size)
     with hushed():
         import training
-    run, received = training.train(config, frames, run)
+
+        strategy = training.make_strategy(config.distribute)
+    run, received = training.train(config, frames, run, strategy)
     if received:
-        print(f"stopped; go on with: python learn.py --resume {run}")
+        print(f"stopped; go on with: python learn.py --resume {run}" if run else "stopped")
         sys.exit(128 + received)
-    print(f"done; watch it with: python learn.py --weights {run} --mode live")
+    if run:
+        print(f"done; watch it with: python learn.py --weights {run} --mode live")
 
 
 def resumed(run, preset, values):
-    """The config to go on with: the run's own, but for where its frames are and when it ends."""
+    """The config to go on with: the run's own, but for where its frames are, when it ends, and the machine."""
     config = Config.load(run / "config.json")
-    fixed = [name for name in values if name not in ("data_dir", "epochs", "max_minutes", "save_every")]
+    free = {"data_dir", "epochs", "max_minutes", "save_every", "accumulate", "remat", "distribute"}
+    fixed = [name for name in values if name not in free]
     if preset or fixed:
         raise UserError(f"--{'preset' if preset else fixed[0]} cannot change on --resume; start a new run for it")
     if "epochs" in values:
@@ -266,8 +270,8 @@ def hushed():
         try:
             import tensorflow as tf
 
-            tf.config.list_logical_devices()
             yield
+            tf.config.list_logical_devices()  # which has a say of its own
         except BaseException:
             chatter.seek(0)
             os.write(screen, chatter.read())

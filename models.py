@@ -11,6 +11,7 @@ across a batch, a lamp alone runs exactly as it does among others.
 """
 
 import math
+from contextlib import contextmanager
 
 import keras
 from keras import layers, ops
@@ -88,6 +89,22 @@ class Transition(keras.Model):
         return latents, outputs, tuple(state)
 
 
+@contextmanager
+def computing(config):
+    """Build layers that compute in --precision; their weights are float32 all the same."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32" if config.precision == "float32" else f"mixed_{config.precision}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def batch_norm(config, **options):
+    """A batch norm over all devices of a run, however many."""
+    return layers.BatchNormalization(synchronized=config.distribute != "none", **options)
+
+
 def stages(config):
     """Channels of the convolutions at img_size / 2, / 4 ... down to 4 pixels: width, doubled up to eightfold."""
     return [min(config.width * 2**i, config.width * 8) for i in range(int(math.log2(config.img_size)) - 2)]
@@ -105,21 +122,26 @@ class Generator(keras.Sequential):
     def __init__(self, config):
         super().__init__([layers.Input((config.latent_size,)), layers.Reshape((1, 1, config.latent_size))],
                          name="generator")
+        with computing(config):
+            self.draw(config)
+        if config.background:
+            self.add(Background(name="background", dtype="float32"))
+        self.add(layers.Activation("sigmoid", dtype="float32"))
+
+    def draw(self, config):
+        """Add what makes logits of latents."""
         first, *others = reversed(stages(config))
         self.add(layers.Conv2DTranspose(first, 4, use_bias=config.generator_norm != "batch"))
         self.activate(config)
         if config.upsampling == "bilinear":  # an outline finer than two pixels needs channels at full size
-            others += [config.width // 2]
+            others += [max(config.width // 2, 4)]
         for channels in others:
             self.double(channels, config)
             self.activate(config)
         if config.upsampling == "bilinear":
-            self.add(layers.Conv2D(3, 3, padding="same"))
+            self.add(layers.Conv2D(3, 3, padding="same", dtype="float32"))
         else:
-            self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same"))
-        if config.background:
-            self.add(Background(name="background"))
-        self.add(layers.Activation("sigmoid", dtype="float32"))
+            self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
 
     def double(self, channels, config):
         """Add a convolution to `channels` of twice the height and width."""
@@ -133,7 +155,7 @@ class Generator(keras.Sequential):
     def activate(self, config):
         """Add a normalisation and a non-linearity."""
         # Batch norm with a short memory: before weights are saved the statistics are gathered anew.
-        self.add(layers.BatchNormalization(momentum=0.9) if config.generator_norm == "batch"
+        self.add(batch_norm(config, momentum=0.9) if config.generator_norm == "batch"
                  else layers.RMSNormalization())
         self.add(layers.LeakyReLU(0.2))
 
@@ -167,16 +189,11 @@ class Discriminator(keras.Model):
     def __init__(self, config):
         super().__init__(name="discriminator")
         self.config = config
-        look = [layers.Input((config.img_size, config.img_size, 6 if config.differences else 3))]
-        for i, channels in enumerate(stages(config)):
-            norm = config.batch_norm and i > 0
-            look += [layers.Conv2D(channels, 4, strides=2, padding="same", use_bias=not norm,
-                                   kernel_initializer="he_normal")]
-            look += [layers.BatchNormalization()] if norm else []
-            look += [layers.LeakyReLU(0.2)]
-        look += [layers.Conv2D(config.features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2),
-                 layers.Flatten()]
-        self.look = keras.Sequential(look, name="look")
+        with computing(config):
+            look = [layer for i, channels in enumerate(stages(config)) for layer in self.halve(channels, config, i > 0)]
+            look += [layers.Conv2D(config.features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2)]
+        frame = layers.Input((config.img_size, config.img_size, 6 if config.differences else 3))
+        self.look = keras.Sequential([frame, *look, layers.Flatten()], name="look")
         self.read = layers.GRU(config.rnn_units, return_sequences=True, unroll=config.clip_len <= UNROLL, name="read")
         self.judge_motion = layers.Dense(1, name="judge_motion")
         features = config.features + config.minibatch_std
@@ -187,7 +204,22 @@ class Discriminator(keras.Model):
             self.judge_frame.build((None, None, features))
         self.built = True
 
+    def halve(self, channels, config, norm):
+        """Layers that make `channels` of half the height and width."""
+        norm &= config.batch_norm
+        yield layers.Conv2D(channels, 4, strides=2, padding="same", use_bias=not norm, kernel_initializer="he_normal")
+        if norm:
+            yield batch_norm(config)
+        yield layers.LeakyReLU(0.2)
+
     def call(self, clips, training=False):
+        return self.judge(self.see(clips, training))
+
+    def see(self, clips, training=False):
+        """The features [B, T, F], float32, of each frame of clips [B, T, img_size, img_size, 3] in 0..1.
+
+        This is where the work is, and each clip is seen by itself: a batch may be seen part by part.
+        """
         frames = clips * 2 - 1
         if self.config.differences:
             still = ops.zeros_like(frames[:, :1])
@@ -195,9 +227,14 @@ class Discriminator(keras.Model):
             frames = ops.concatenate([frames, DIFFERENCE_GAIN * change], axis=-1)
         batch, time, *shape = ops.shape(frames)
         features = self.look(ops.reshape(frames, (-1, *shape)), training=training)
-        features = ops.reshape(features, (batch, time, -1))
+        return ops.cast(ops.reshape(features, (batch, time, -1)), "float32")
+
+    def judge(self, features, among=None):
+        """The logits [B, L] of clips by their features [B, T, F], as part of a batch whose features are `among`."""
         if self.config.minibatch_std:
-            features = ops.concatenate([features, spread(features)], axis=-1)
+            deviation = spread(features if among is None else among)
+            deviation = ops.broadcast_to(deviation[None, :, None], (*ops.shape(features)[:2], 1))
+            features = ops.concatenate([features, deviation], axis=-1)
         motion = self.judge_motion(self.read(features))[..., 0]
         if not self.config.frame_logits:
             return motion
@@ -205,9 +242,8 @@ class Discriminator(keras.Model):
 
 
 def spread(features):
-    """How much a batch's features [B, T, F] differ, one number a step, as a feature [B, T, 1] of every clip.
+    """How much a batch's features [B, T, F] differ, one number a step [T], for the discriminator to judge by.
 
     The minibatch standard deviation of Karras et al. 2018, taken of the features of a frame.
     """
-    deviation = ops.sqrt(ops.var(features, axis=0) + 1e-8)
-    return ops.broadcast_to(ops.mean(deviation, axis=-1)[None, :, None], (*ops.shape(features)[:2], 1))
+    return ops.mean(ops.sqrt(ops.var(features, axis=0) + 1e-8), axis=-1)

@@ -19,7 +19,7 @@ def load(prefix):
     Raises:
         UserError: a file is missing or broken, or the weights belong to another config.
     """
-    config = Config.load(prefix.with_name("config.json"))
+    config = Config.load(prefix.with_name("config.json")).at_play()
     generator, transition = Generator(config), Transition(config)
     checkpoints.read(tf.train.Checkpoint(generator=generator, transition=transition), prefix)
     return config, generator, transition

@@ -9,16 +9,20 @@ A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
     events.out.tfevents.*        TensorBoard's scalars, images and histograms
 """
 
+import dataclasses
+import json
 import math
 import os
 import signal
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -30,30 +34,44 @@ from models import Discriminator, Generator, Transition
 
 METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "gradient/discriminator", "gradient/generator",
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
-R1_EVERY = 16  # steps: the gradient penalty acts slowly, and costs as much as a step (Karras et al. 2020)
+R1_CLIPS = 4  # real clips of a batch under the gradient penalty: of all it would cost as much as the rest of a step
 STATE_SECONDS = 300  # between two saved training states, where the epochs of --save_every take longer
 WARM_UP = 100  # steps until the learning rate has its full height: networks that know nothing yet overshoot
 LOG_EVERY = 10  # steps between two points of a TensorBoard curve
 SAMPLES = 8  # lamps drawn for TensorBoard
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
+# What TensorFlow may say where another machine of a run does not answer.
+GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.DeadlineExceededError)
 
 
 class Trainer:
     """The networks of a run, their averages, optimisers and carried states, and the steps that train them."""
 
-    def __init__(self, config):
+    def __init__(self, config, strategy=None):
         keras.utils.set_random_seed(config.seed)
         self.config = config
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.replicas = local_replicas(self.strategy)
+        self.chief = self.replicas[0] == 0
+        check_parts(config, self.strategy.num_replicas_in_sync)
+        self.step = tf.Variable(0, dtype=tf.int64)  # each machine counts for itself
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)
+        with self.strategy.scope():
+            self.build()
+
+    def build(self):
+        """Make all that changes in training."""
+        config = self.config
         self.generator, self.transition = Generator(config), Transition(config)
         self.discriminator = Discriminator(config)
-        self.average = {"generator": Generator(config), "transition": Transition(config)}
+        self.average = {"generator": Generator(config.at_play()), "transition": Transition(config.at_play())}
         for name, network in self.average.items():
             network.set_weights(getattr(self, name).get_weights())
         self.lamp_weights = self.generator.trainable_variables + self.transition.trainable_variables
         self.lamp_optimizer = optimizer(config, self.lamp_weights)
-        self.judge_optimizer = optimizer(config, self.discriminator.trainable_variables)
-        self.step = tf.Variable(0, dtype=tf.int64)
-        self.seconds = tf.Variable(0.0, dtype=tf.float64)
+        self.eye = self.discriminator.look.trainable_variables
+        self.head = self.discriminator.trainable_variables[len(self.eye):]
+        self.judge_optimizer = optimizer(config, self.eye + self.head)
         normals = tf.random.stateless_normal((config.chains, config.latent_size), [config.seed, -1])
         self.state = [tf.Variable(part) for part in self.transition.initial(normals)]
         self.playing = tf.train.Checkpoint(**self.average)
@@ -68,46 +86,163 @@ class Trainer:
             for generator in (self.generator, self.average["generator"]):
                 generator.get_layer("background").begin_with(frame)
 
-    def train_step(self, real, learning_rate):
-        """Train on real clips [B, T, H, W, 3], uint8; returns the METRICS as a NumPy vector.
+    def agree(self):
+        """See that all machines of a run are about to do the same.
+
+        Raises:
+            UserError: they have other flags, or another state to go on from.
+        """
+        if self.config.distribute == "multiworker":
+            plan = zlib.crc32(f"{dataclasses.replace(self.config, data_dir='')} {int(self.step)}".encode())
+            plans = self.strategy.run(lambda: tf.distribute.get_replica_context().all_gather(tf.constant([plan]), 0))
+            if len(set(self.strategy.experimental_local_results(plans)[0].numpy())) > 1:
+                raise UserError("the machines of this run were not started alike; give each the same flags, and to "
+                                "resume the same folder")
+
+    def train_step(self, real, learning_rate, clock=(0.0, 0.0)):
+        """Train on real clips, uint8 [B, T, H, W, 3]: those of the batch that `rows` names.
+
+        `clock` holds what all machines of a run should agree on: the seconds trained, and whether to stop, as 0 or 1.
+
+        Returns (metrics, clock): the METRICS as a NumPy vector, and the clock's mean over all machines.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite.
         """
         self.lamp_optimizer.learning_rate.assign(learning_rate)
         self.judge_optimizer.learning_rate.assign(learning_rate)
-        metrics = self.update(real).numpy()
-        if self.config.r1_gamma and int(self.step) % R1_EVERY == 0:
-            self.regularise(real)
+        mine = np.split(real, len(self.replicas))
+        real = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(mine[self.replicas.index(context.replica_id_in_sync_group)]))
+        metrics, clock = np.split(self.update(real, tf.constant(clock, tf.float64)).numpy(), [len(METRICS)])
         for name, value in zip(METRICS, metrics, strict=True):
-            if not math.isfinite(value):
+            # A gradient that float16 cannot hold is skipped: the optimiser then scales the losses down.
+            if not math.isfinite(value) and not (self.config.precision == "float16" and name.startswith("gradient")):
                 raise FloatingPointError(f"{name} became {value} at step {int(self.step)}")
-        return metrics
+        return metrics, clock
+
+    def rows(self):
+        """Which clips of a batch this machine trains on, each of its devices an equal share, one after the other."""
+        batch, n = self.config.batch_size, self.strategy.num_replicas_in_sync
+        return [row for replica in self.replicas for row in range(replica, batch, n)]
 
     @tf.function
-    def update(self, real):
+    def update(self, real, clock):
         """One step of all networks, from one forward pass."""
-        config = self.config
-        seeds = self.seeds(7)
-        normals = tf.random.stateless_normal((config.chains, config.seq_len, config.latent_size), seeds[0])
-        with tf.GradientTape(persistent=True) as tape:
-            latents, outputs, state = self.transition.roll(normals, self.state)
-            fake = self.decode(self.window(latents, seeds[1]))
-            fake_logits = self.discriminator(self.augment(fake, seeds[2]), training=True)
-            real_logits = self.discriminator(self.augment(to_float(real), seeds[3]), training=True)
-            judge_loss = losses.discriminator_loss(real_logits, fake_logits)
-            fool_loss = losses.generator_loss(fake_logits)
-            normality = losses.PENALTIES[config.penalty](outputs)
-            lamp_loss = fool_loss + config.penalty_weight * normality
-        judge_gradients = tape.gradient(judge_loss, self.discriminator.trainable_variables)
-        lamp_gradients = tape.gradient(lamp_loss, self.lamp_weights)
-        self.judge_optimizer.apply(judge_gradients, self.discriminator.trainable_variables)
-        self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
-        self.carry(state, seeds[4:])
+        results = self.strategy.run(self.learn, (real, clock))
+        known, *state = (self.strategy.experimental_local_results(result)[0] for result in results)
+        self.carry(state, self.seeds(7)[4:])
         self.step.assign_add(1)
         self.update_average()
-        return tf.stack([judge_loss, fool_loss, normality, tf.linalg.global_norm(judge_gradients),
-                         tf.linalg.global_norm(lamp_gradients), *losses.moments(outputs, axis=(0, 1, 2))])
+        return known
+
+    def learn(self, real, clock):
+        """One device's share of a step, of what all devices add up.
+
+        Drawing frames and seeing them takes nearly all the time and memory. So every device rolls all lamps and judges
+        all clips, each in the same way, but draws and sees its own clips alone. But for what a batch norm sees, the
+        update is the same however many share in it.
+        """
+        config, device = self.config, tf.distribute.get_replica_context()
+        n = device.num_replicas_in_sync
+        seeds = self.seeds(7)
+        normals = tf.random.stateless_normal((config.chains, config.seq_len, config.latent_size), seeds[0])
+        scale = self.judge_optimizer.scale_loss(1.0), self.lamp_optimizer.scale_loss(1.0)  # 1 but in float16
+        with tf.GradientTape() as rolling:
+            latents, outputs, state = self.transition.roll(normals, self.state)
+            window = self.window(latents, seeds[1])
+            normality = losses.PENALTIES[config.penalty](outputs)
+            penalty = scale[1] * config.penalty_weight / n * normality
+        share = config.batch_size // n
+        rows = device.replica_id_in_sync_group + n * tf.range(share)
+        features, back = self.see(window, real, rows, seeds[2:4])
+        fake, true = (tf.ensure_shape(device.all_gather(part, axis=0), (config.batch_size, *part.shape[1:]))
+                      for part in features)
+        with tf.GradientTape(persistent=True) as judging:
+            judging.watch((fake, true))
+            fake_logits, real_logits = self.discriminator.judge(fake), self.discriminator.judge(true)
+            judge_loss = losses.discriminator_loss(real_logits, fake_logits)
+            fool_loss = losses.generator_loss(fake_logits)
+            scaled = scale[0] * judge_loss, scale[1] * fool_loss
+        own = device.replica_id_in_sync_group * share + tf.range(share)  # of the features that were gathered
+        by_judge, by_lamp = judging.gradient(scaled[0], (fake, true)), judging.gradient(scaled[1], fake)
+        eye, hand, by_window = back([tf.gather(pull, own) for pull in by_judge], tf.gather(by_lamp, own))
+        judge_gradients = eye + judging.gradient(scaled[0], self.head, tf.constant(1 / n))
+        lamp_gradients = hand + rolling.gradient((window, penalty), self.transition.trainable_variables,
+                                                 (by_window, tf.ones(())))
+        if config.r1_gamma:
+            few = max(1, R1_CLIPS // n)
+            penalties = self.penalise(real[:few], rows[:few], seeds[3], true, scale[0] * config.r1_gamma / n)
+            judge_gradients = [a + b for a, b in zip(judge_gradients, penalties, strict=True)]
+        self.judge_optimizer.apply(judge_gradients, self.eye + self.head)
+        self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
+        metrics = tf.stack([judge_loss, fool_loss, normality, n / scale[0] * tf.linalg.global_norm(judge_gradients),
+                            n / scale[1] * tf.linalg.global_norm(lamp_gradients),
+                            *losses.moments(outputs, axis=(0, 1, 2))])
+        known = tf.concat([tf.cast(metrics, tf.float64), clock], axis=0)
+        return device.all_reduce(tf.distribute.ReduceOp.MEAN, known), *state
+
+    def penalise(self, real, rows, seed, among, weight):
+        """The gradients, by the discriminator's weights, of `weight` times its gradient penalty on the real clips."""
+        clips = self.augment(to_float(real), seed, rows)
+        with tf.GradientTape() as tape:
+            with tf.GradientTape() as inner:
+                inner.watch(clips)
+                logits = self.discriminator.judge(self.discriminator.see(clips, training=True), among)
+            penalty = weight * losses.gradient_penalty(inner.gradient(logits, clips))
+        weights = self.eye + self.head  # of which the last biases have no part in it
+        return [tf.zeros_like(weight) if gradient is None else gradient
+                for gradient, weight in zip(tape.gradient(penalty, weights), weights, strict=True)]
+
+    def see(self, window, real, rows, seeds):
+        """Draw the latents `window` of the clips `rows`, and see them and the real clips.
+
+        With --accumulate both are done in parts, twice: once for the features of all clips, from which follow the
+        losses, and once more to carry the gradients of those back (Gao et al., "Scaling deep contrastive learning
+        batch size under memory limited setup", 2021).
+
+        Returns (features, back): the features [B, T, F] of the drawn and of the real clips; and a function that turns
+        a judge's gradients by both, and a lamp's by the former, into gradients by the weights that see, by those that
+        draw, and by `window`.
+        """
+        parts, drawing = self.config.accumulate, self.generator.trainable_variables
+        rows = tf.reshape(rows, (parts, -1))
+        real = tf.reshape(real, (*rows.shape, *real.shape[1:]))
+
+        decode, look = self.decode, lambda clips: self.discriminator.see(clips, training=True)
+        if self.config.remat:
+            decode, look = keras.remat(decode), keras.remat(look)
+
+        def forth(part):
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(window)
+                fake = self.augment(decode(tf.gather(window, rows[part])), seeds[0], rows[part])
+                true = self.augment(to_float(real[part]), seeds[1], rows[part])
+                features = [look(fake), look(true)]
+            return tape, features
+
+        def back(tape, features, by_judge, by_lamp):
+            seeing = tape.gradient(features, self.eye, by_judge)
+            *drawn, by_window = tape.gradient(features[0], [*drawing, window], by_lamp)
+            return seeing, drawn, tf.convert_to_tensor(by_window)
+
+        if parts == 1:
+            tape, features = forth(0)
+            return features, lambda by_judge, by_lamp: back(tape, features, by_judge, by_lamp)
+
+        def back_in_parts(by_judge, by_lamp):
+            pulls = [tf.reshape(pull, (parts, -1, *pull.shape[1:])) for pull in (*by_judge, by_lamp)]
+
+            def add(sums, part):
+                fake, true, lamp = (pull[part] for pull in pulls)
+                return tf.nest.map_structure(tf.add, sums, back(*forth(part), [fake, true], lamp))
+
+            nothing = tf.nest.map_structure(tf.zeros_like, (self.eye, drawing, window))
+            return tf.foldl(add, tf.range(parts), nothing, parallel_iterations=1)
+
+        features = tf.map_fn(lambda part: forth(part)[1], tf.range(parts), parallel_iterations=1,
+                             fn_output_signature=[tf.float32, tf.float32])
+        return [tf.reshape(part, (-1, *part.shape[2:])) for part in features], back_in_parts
 
     def seeds(self, n):
         """n seeds [n, 2] for this step.
@@ -128,8 +263,10 @@ class Trainer:
         frames = self.generator(tf.reshape(latents, (-1, config.latent_size)), training=True)
         return tf.reshape(frames, (*latents.shape[:2], config.img_size, config.img_size, 3))
 
-    def augment(self, clips, seed):
+    def augment(self, clips, seed, rows):
         """Clips [B, T, H, W, 3], each shifted and tinted in a way of its own, with --augment; else as they are.
+
+        `rows` [B] are their places in the batch: with them a clip's way does not depend on which others are here.
 
         What tells one from the other must then be more than the place and colour of a pixel that the discriminator
         has learned by heart (Zhao et al., "Differentiable augmentation for data-efficient GAN training", 2020).
@@ -137,15 +274,16 @@ class Trainer:
         if not self.config.augment:
             return clips
         seeds = tf.random.split(seed, 3)
-        batch, _, size, *_ = clips.shape
+        batch, size = self.config.batch_size, self.config.img_size
         most = size // 8
         clips = tf.pad(clips, ((0, 0), (0, 0), (most, most), (most, most), (0, 0)), "SYMMETRIC")
-        shifts = tf.random.stateless_uniform((batch, 2, 1), seeds[0], 0, 2 * most + 1, tf.int32) + tf.range(size)
+        shifts = tf.random.stateless_uniform((batch, 2, 1), seeds[0], 0, 2 * most + 1, tf.int32)
+        shifts = tf.gather(shifts, rows) + tf.range(size)
         clips = tf.gather(clips, shifts[:, 0], axis=2, batch_dims=1)
         clips = tf.gather(clips, shifts[:, 1], axis=3, batch_dims=1)
         tint = tf.random.stateless_uniform((batch, 1, 1, 1, 3), seeds[1], -0.1, 0.1)
         contrast = tf.random.stateless_uniform((batch, 1, 1, 1, 1), seeds[2], 0.7, 1.3)
-        return contrast * clips + tint
+        return tf.gather(contrast, rows) * clips + tf.gather(tint, rows)
 
     def carry(self, state, seeds):
         """Let the next step begin where this one ended, with some chains anew, and other chains first to be decoded.
@@ -167,21 +305,6 @@ class Trainer:
             trained = getattr(self, name).trainable_variables
             for mean, weight in zip(network.trainable_variables, trained, strict=True):
                 mean.assign(weight + decay * (mean - weight))
-
-    @tf.function
-    def regularise(self, real):
-        """Move the discriminator down its gradient penalty on real clips, as a step of its own."""
-        clips = self.augment(to_float(real), self.seeds(1)[0])
-        with tf.GradientTape() as tape:
-            with tf.GradientTape() as inner:
-                inner.watch(clips)
-                logits = self.discriminator(clips, training=True)
-            penalty = losses.gradient_penalty(inner.gradient(logits, clips))
-            loss = R1_EVERY * self.config.r1_gamma * penalty
-        weights = self.discriminator.trainable_variables
-        pairs = zip(tape.gradient(loss, weights), weights, strict=True)
-        gradients, weights = zip(*(pair for pair in pairs if pair[0] is not None), strict=True)  # all but last biases
-        self.judge_optimizer.apply(gradients, weights)
 
     @tf.function
     def refresh_statistics(self):
@@ -245,8 +368,60 @@ def optimizer(config, variables):
         built = keras.optimizers.Adam(config.learning_rate, beta_1=0.0, beta_2=0.99)
     else:
         built = keras.optimizers.SGD(config.learning_rate)
+    if config.precision == "float16":  # whose smallest gradients would else be lost
+        built = keras.optimizers.LossScaleOptimizer(built)
     built.build(variables)
     return built
+
+
+def check_parts(config, devices):
+    """See that a batch can be shared.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if config.batch_size % (devices * config.accumulate):
+        raise UserError(f"--batch_size {config.batch_size} does not divide into {devices * config.accumulate} parts: "
+                        f"--accumulate {config.accumulate} on each of {devices} devices")
+
+
+def make_strategy(name):
+    """How --distribute `name` shares the work. To be called before TensorFlow has computed anything.
+
+    Raises:
+        UserError: TF_CONFIG is missing or makes no sense.
+    """
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    if name == "multiworker":
+        check_cluster(os.environ.get("TF_CONFIG", ""))
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def check_cluster(text):
+    """See that `text`, of TF_CONFIG, names the machines of a run and which of them this is.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        value = json.loads(text)
+        workers, kind, index = value["cluster"]["worker"], value["task"]["type"], value["task"]["index"]
+        known = set(value["cluster"]) == {kind} == {"worker"} and all(":" in worker for worker in workers)
+        if known and index in range(len(workers)):
+            return
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError("--distribute multiworker wants the environment variable TF_CONFIG to name all machines and this "
+                    'one, such as {"cluster": {"worker": ["alpha:2222", "beta:2222"]}, "task": {"type": "worker", '
+                    f'"index": 0}}}}, not {text!r}')
+
+
+def local_replicas(strategy):
+    """The numbers of this machine's devices among all of the run."""
+    numbers = strategy.experimental_distribute_values_from_function(lambda context: context.replica_id_in_sync_group)
+    return [int(number) for number in strategy.experimental_local_results(numbers)]
 
 
 def to_float(frames):
@@ -273,28 +448,38 @@ def new_run(logs="logs"):
     raise UserError(f"{logs} holds 999 runs of this very second; wait one")
 
 
-def train(config, frames, run=None):
+def train(config, frames, run=None, strategy=None):
     """Train on the frame cache `frames` until the run is over or is told to end; go on with `run`, if given.
 
-    Returns (run, signal): the run's folder, and the number of the signal that ended it early, or None.
+    Where several machines share a run, each calls this; the first alone writes, and shows how it goes.
+
+    Returns (run, signal): the run's folder, None on other machines than the first; and the number of the signal that
+    ended it early, or None.
 
     Raises:
-        UserError: there are too few frames for a sequence, nothing to resume from, or the training diverged.
+        UserError: there are too few frames for a sequence, nothing to resume from, the training diverged, or another
+            machine is gone.
     """
     started = time.perf_counter()
-    trainer = Trainer(config)
+    trainer = Trainer(config, strategy)
     if run:
         trainer.restore(run)
         started -= float(trainer.seconds)
     steps_per_epoch = data.batches_per_epoch(data.count(frames), config.batch_size, config.clip_len, config.every_nth)
-    batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed, int(trainer.step))
+    batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed,
+                           int(trainer.step), trainer.rows())
     if not run:
-        run = new_run()
         trainer.begin_with(data.mean_frame(frames))
-        for network in (trainer.generator, trainer.transition, trainer.discriminator):
-            network.summary()
-    config.save(run / "config.json")
-    print(f"training in {run} on {devices()}; curves and pictures: tensorboard --logdir {run.parent}", flush=True)
+    trainer.agree()
+    if trainer.chief:
+        if not run:
+            run = new_run()
+            for network in (trainer.generator, trainer.transition, trainer.discriminator):
+                network.summary()
+        config.save(run / "config.json")
+        print(f"training in {run} on {devices(trainer.strategy)}; curves and pictures: tensorboard --logdir "
+              f"{run.parent}", flush=True)
+    log = tf.summary.create_file_writer(str(run)) if trainer.chief else tf.summary.create_noop_writer()
 
     def progress():
         """The share of the run that is done, 0..1: by the clock where --max_minutes is given, else by epochs."""
@@ -302,22 +487,30 @@ def train(config, frames, run=None):
             return min(1.0, float(trainer.seconds) / (60 * config.max_minutes))
         return min(1.0, int(trainer.step) / (config.epochs * steps_per_epoch))
 
-    log = tf.summary.create_file_writer(str(run))
-    with noted(signal.SIGINT, signal.SIGTERM) as received, log.as_default(), progress_bar(progress()) as bar:
-        saved_at = time.perf_counter()
+    with noted(signal.SIGINT, signal.SIGTERM) as received, log.as_default(), \
+            progress_bar(progress(), trainer.chief) as bar:
+        saved_at, stop = time.perf_counter(), 0
         for real in prefetched(batches):
             done = progress()
-            if done == 1 or received:
+            if done == 1 or stop:
                 break
             warm = min(1, (int(trainer.step) + 1) / WARM_UP)
             learning_rate = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
+            clock = time.perf_counter() - started, bool(received)
             try:
-                metrics = trainer.train_step(tf.constant(real), learning_rate)
+                metrics, (seconds, stop) = trainer.train_step(real, learning_rate, clock)
             except FloatingPointError as error:
                 raise UserError(f"the training diverged, {error}; the checkpoints in {run} are from before: go on from "
                                 f"the last with --resume {run}, or start anew with a lower --learning_rate") from None
+            except GONE as error:
+                if config.distribute != "multiworker":
+                    raise
+                raise UserError("another machine of this run is gone; start all of them again, with --resume and the "
+                                f"run's folder ({type(error).__name__} in step {int(trainer.step) + 1})") from None
+            trainer.seconds.assign(seconds)
+            if not trainer.chief:
+                continue
             step = int(trainer.step)
-            trainer.seconds.assign(time.perf_counter() - started)
             report(bar, progress(), step, steps_per_epoch, metrics)
             if step % LOG_EVERY == 0:
                 log_scalars(step, metrics, learning_rate)
@@ -329,9 +522,10 @@ def train(config, frames, run=None):
             if due or time.perf_counter() - saved_at > STATE_SECONDS:
                 trainer.save_state(run)
                 saved_at = time.perf_counter()
-        trainer.save_weights(run, epoch_name(int(trainer.step), steps_per_epoch))
-        trainer.save_state(run)
-    return run, received[0] if received else None
+        if trainer.chief:
+            trainer.save_weights(run, epoch_name(int(trainer.step), steps_per_epoch))
+            trainer.save_state(run)
+    return run, (received or [signal.SIGINT])[0] if stop else None
 
 
 def prefetched(batches):
@@ -343,11 +537,13 @@ def prefetched(batches):
             yield batch
 
 
-def devices():
-    """What TensorFlow computes on, in words."""
+def devices(strategy):
+    """What a run computes on, in words."""
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "a GPU")
             for gpu in tf.config.list_physical_devices("GPU")]
-    return " and ".join(gpus) or f"{os.cpu_count()} CPU cores"
+    here = " and ".join(gpus) or f"{os.cpu_count()} CPU cores"
+    n = strategy.num_replicas_in_sync
+    return here if n == 1 else f"{n} devices, here on {here}"
 
 
 def epoch_name(step, steps_per_epoch):
@@ -372,9 +568,9 @@ def noted(*signals):
             signal.signal(number, handler)
 
 
-def progress_bar(done):
+def progress_bar(done, shown):
     """A bar over the share of the run that is done, as a run ends by epochs or by the clock."""
-    return tqdm(total=1.0, initial=done, mininterval=0.5, dynamic_ncols=True,
+    return tqdm(total=1.0, initial=done, disable=not shown, mininterval=0.5, dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}")
 
 

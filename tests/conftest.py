@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +29,17 @@ def small():
     """Hyper-parameters of networks so small that they take no time."""
     return dict(img_size=16, width=8, latent_size=8, rnn_units=8, features=8, chains=8, batch_size=4, seq_len=4,
                 window=3, every_nth=2)
+
+
+@pytest.fixture
+def footage(tmp_path):
+    """A folder with 40 frames of a blob on its way up: 2 batches an epoch."""
+    (tmp_path / "frames").mkdir()
+    y, x = np.mgrid[:16, :16]
+    for i in range(40):
+        blob = np.exp(-((x - 8) ** 2 + (y - 16 + i % 20) ** 2) / 8)[..., None] * [255, 120, 40]
+        Image.fromarray(blob.astype("uint8")).save(tmp_path / "frames" / f"image{i + 1:07}.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,12 @@ def test_saved_and_loaded_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_reads_a_file_from_before_a_hyper_parameter_was_added(tmp_path):
+    older = {name: value for name, value in json.loads(values_of(width=16)).items() if name != "precision"}
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    assert Config.load(tmp_path / "config.json") == Config(width=16)
+
+
 def test_the_original_preset_is_the_original():
     config = Config(**PRESETS["original"])
     assert (config.img_size, config.clip_len, config.every_nth, config.batch_size) == (64, 20, 6, 32)
@@ -26,6 +32,7 @@ def test_the_original_preset_is_the_original():
 @pytest.mark.parametrize("values, named", [
     (dict(img_size=48), "img_size"), (dict(img_size=4), "img_size"), (dict(noise=1.5), "noise"),
     (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=17), "window"), (dict(chains=8), "chains"),
+    (dict(accumulate=5), "batch_size"), (dict(precision="double"), "precision"),
     (dict(epochs=0), "epochs"), (dict(penalty="none"), "penalty"), (dict(batch_size=2.5), "batch_size"),
     (dict(batch_norm=1), "batch_norm"), (dict(batch_size=True), "batch_size")])
 def test_refuses_what_makes_no_sense(values, named):
@@ -38,8 +45,8 @@ def values_of(**changes):
 
 
 @pytest.mark.parametrize("text, complaint", [
-    ("", "JSON"), ("[1, 2]", "version"), ("{}", "version"), (values_of(glow=1), "glow"), (values_of(noise=-1), "noise"),
-    (values_of(width="wide"), "width"), ("\xff", "JSON")])
+    ("", "JSON"), ("[1, 2]", "version"), ("{}", "no hyper-parameters"), (values_of(glow=1), "glow"),
+    (values_of(noise=-1), "noise"), (values_of(width="wide"), "width"), ("\xff", "JSON")])
 def test_refuses_a_file_of_another_kind(tmp_path, text, complaint):
     path = tmp_path / "config.json"
     path.write_text(text, encoding="latin-1")

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import checkpoints
@@ -59,17 +58,6 @@ def weights(prefix):
 @pytest.fixture
 def flags(small):
     return [f"--{name}={value}" for name, value in small.items()]
-
-
-@pytest.fixture
-def footage(tmp_path):
-    """A folder with 40 frames of a blob on its way up: 2 batches an epoch."""
-    (tmp_path / "frames").mkdir()
-    y, x = np.mgrid[:16, :16]
-    for i in range(40):
-        blob = np.exp(-((x - 8) ** 2 + (y - 16 + i % 20) ** 2) / 8)[..., None] * [255, 120, 40]
-        Image.fromarray(blob.astype("uint8")).save(tmp_path / "frames" / f"image{i + 1:07}.png")
-    return tmp_path
 
 
 def test_a_run_leaves_what_playing_and_resuming_need(footage, flags):
@@ -171,9 +159,9 @@ def test_a_long_epoch_is_not_lost(footage, small, monkeypatch):
 
 def test_max_minutes_ends_a_run_in_time(footage, flags):
     begun = time.monotonic()
-    done = learn(footage, *flags, "--max_minutes=0.25")
+    done = learn(footage, *flags, "--max_minutes=0.5")
     assert done.returncode == 0, done.stderr
-    assert 15 < time.monotonic() - begun < 90
+    assert 30 < time.monotonic() - begun < 110
     run = only_run(footage)
     assert epoch_of(run) > 0
     assert "100%" in done.stderr
@@ -249,20 +237,20 @@ def real(config):
 
 
 def test_each_function_is_traced_once(trainer):
-    for _ in range(34):  # past the second gradient penalty
-        trainer.train_step(tf.constant(real(trainer.config)), 1e-4)
+    for _ in range(3):
+        trainer.train_step(real(trainer.config), 1e-4)
     trainer.refresh_statistics()
     trainer.refresh_statistics()
     traced = {name: getattr(trainer, name).experimental_get_tracing_count()
-              for name in ("update", "regularise", "refresh_statistics")}
-    assert traced == dict(update=1, regularise=1, refresh_statistics=1)
+              for name in ("update", "refresh_statistics")}
+    assert traced == dict(update=1, refresh_statistics=1)
 
 
 def test_augmentation_is_one_transform_of_a_whole_clip(small):
     trainer = Trainer(Config(**small, augment=True))
     clips = np.zeros((4, 3, 16, 16, 3), "float32")
     clips[:, :, 6:10, 6:10] = 0.5
-    changed = trainer.augment(tf.constant(clips), [0, 1]).numpy()
+    changed = trainer.augment(tf.constant(clips), [0, 1], tf.range(4)).numpy()
     assert changed.shape == clips.shape
     for clip in changed:
         np.testing.assert_array_equal(clip, clip[:1].repeat(3, 0))
@@ -270,13 +258,15 @@ def test_augmentation_is_one_transform_of_a_whole_clip(small):
         assert (np.ptp(bright, axis=0) == 3).all(), "still a square of 4x4"
     corners = {tuple(np.argwhere(clip[0, ..., 0] > clip[0, ..., 0].mean())[0]) for clip in changed}
     assert len(corners) > 1
-    trainer.train_step(tf.constant(real(trainer.config)), 1e-4)
+    two = trainer.augment(tf.constant(clips[2:]), [0, 1], tf.range(2, 4))
+    np.testing.assert_array_equal(two, changed[2:])
+    trainer.train_step(real(trainer.config), 1e-4)
 
 
 def test_the_average_follows_the_weights(small):
     trainer = Trainer(Config(**small, ema=0.9))
     for _ in range(3):
-        trainer.train_step(tf.constant(real(trainer.config)), 1e-2)
+        trainer.train_step(real(trainer.config), 1e-2)
         for name, network in trainer.average.items():
             trained = getattr(trainer, name).trainable_variables
             for mean, weight in zip(network.trainable_variables, trained, strict=True):
@@ -291,7 +281,7 @@ def test_the_average_follows_the_weights(small):
 
 def test_without_an_average_the_weights_themselves_are_saved(small):
     trainer = Trainer(Config(**small, ema=0.0))
-    trainer.train_step(tf.constant(real(trainer.config)), 1e-2)
+    trainer.train_step(real(trainer.config), 1e-2)
     for mean, weight in zip(trainer.average["generator"].trainable_variables, trainer.generator.trainable_variables,
                             strict=True):
         np.testing.assert_array_equal(mean, weight)
@@ -302,7 +292,7 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     kind = dict(chains=64, generator_norm="batch", upsampling="transposed")
     trainer = Trainer(Config(**(small | kind), seed=3))
     for _ in range(20):
-        trainer.train_step(tf.constant(real(trainer.config)), 1e-3)
+        trainer.train_step(real(trainer.config), 1e-3)
     trainer.refresh_statistics()
     generator = trainer.average["generator"]
     norm = next(layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization))

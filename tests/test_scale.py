@@ -1,0 +1,194 @@
+"""Larger, leaner, on several devices: whatever shares the work, what is learned is the same."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import checkpoints
+import training
+from config import Config
+from conftest import command, learn
+from files import UserError
+from sharing import trained
+
+STEPS = 5
+BATCH_NORM = dict(generator_norm="batch", upsampling="transposed", batch_norm=True, r1_gamma=0.0)
+
+
+def assert_same(ours, theirs, tolerance):
+    assert set(ours) == set(theirs)
+    for name in ours:
+        if name == "metrics":  # the lengths of gradients are a mean over devices
+            keep = [not metric.startswith("gradient") for metric in training.METRICS]
+            np.testing.assert_allclose(ours[name][keep], theirs[name][keep], rtol=tolerance, atol=tolerance)
+        else:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def plain(small):
+    return trained(Config(**small, augment=True), STEPS)
+
+
+@pytest.mark.parametrize("values", [dict(accumulate=2), dict(accumulate=4), dict(remat=True),
+                                    dict(remat=True, accumulate=2)])
+def test_less_memory_gives_the_same_update(small, plain, values):
+    assert_same(trained(Config(**small, augment=True, **values), STEPS), plain, 2e-5)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.02), ("float16", 0.003)])
+def test_lower_precision_learns_nearly_the_same(small, plain, precision, tolerance):
+    config = Config(**small, augment=True, precision=precision)
+    np.testing.assert_allclose(trained(config, STEPS)["metrics"], plain["metrics"], rtol=tolerance, atol=tolerance)
+    trainer = training.Trainer(config)
+    networks = trainer.generator, trainer.transition, trainer.discriminator, *trainer.average.values()
+    assert {weight.dtype for network in networks for weight in network.weights} == {"float32"}
+    computing = {layer.compute_dtype for layer in trainer.generator.layers}
+    assert precision in computing
+    assert {layer.compute_dtype for layer in trainer.average["generator"].layers} == {"float32"}
+
+
+def test_float16_outlives_a_gradient_it_cannot_hold(small):
+    trainer = training.Trainer(Config(**small, precision="float16"))
+    trainer.judge_optimizer.dynamic_scale.assign(1e30)
+    before = trainer.discriminator.get_weights()
+    real = np.zeros((4, 3, 16, 16, 3), np.uint8)
+    trainer.train_step(real, 1e-3)
+    for old, new in zip(before, trainer.discriminator.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert float(trainer.judge_optimizer.dynamic_scale) == pytest.approx(5e29)
+
+
+@pytest.mark.parametrize("values", [dict(augment=True), dict(augment=True, accumulate=2), BATCH_NORM])
+def test_two_devices_learn_what_one_does(small, tmp_path, plain, values):
+    values = small | values
+    shared = json.dumps(values | dict(distribute="mirrored"))
+    subprocess.run([sys.executable, str(Path(__file__).with_name("sharing.py")), "2", str(STEPS),
+                    str(tmp_path / "two.npz"), shared], check=True, timeout=300)
+    one = trained(Config(**values), STEPS) if "batch_norm" in values else plain
+    assert_same(dict(np.load(tmp_path / "two.npz")), one, 2e-5)
+
+
+def test_a_batch_has_to_divide_among_devices_and_parts(small):
+    with pytest.raises(UserError, match="--batch_size 4 does not divide into 6 parts"):
+        training.check_parts(Config(**small, accumulate=2), 3)
+
+
+@pytest.mark.parametrize("values", [dict(img_size=32), dict(img_size=128, batch_size=2, chains=2, width=4),
+                                    dict(seq_len=200, window=3), dict(rnn_units=512), dict(batch_size=16, chains=16,
+                                                                                           accumulate=8)])
+def test_larger_models_train(small, values):
+    config = Config(**(small | values))
+    trainer = training.Trainer(config)
+    shape = (config.batch_size, config.clip_len, config.img_size, config.img_size, 3)
+    before = trainer.generator.get_weights()
+    metrics, _ = trainer.train_step(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), 1e-3)
+    assert np.isfinite(metrics).all()
+    assert any((old != new).any() for old, new in zip(before, trainer.generator.get_weights(), strict=True))
+
+
+@contextlib.contextmanager
+def workers(folder, flags, hosts=None):
+    """Two machines of one run, on this one."""
+    if hosts is None:
+        with socket.socket() as one, socket.socket() as two:
+            for s in one, two:
+                s.bind(("127.0.0.1", 0))
+            hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
+    processes = []
+    for index in range(2):
+        cluster = json.dumps(dict(cluster=dict(worker=hosts), task=dict(type="worker", index=index)))
+        processes.append(subprocess.Popen(command("--distribute=multiworker", *flags[index]), cwd=folder, text=True,
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                          env=os.environ | dict(TF_CONFIG=cluster)))
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def run_of_two(folder, flags):
+    with workers(folder, (flags, flags)) as processes:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors
+
+
+def weights(prefix):
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE" in name}
+
+
+@pytest.fixture
+def flags(small):
+    return [f"--{name}={value}" for name, value in small.items()]
+
+
+def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
+    """Two epochs and two more, by one machine or by two: the same weights."""
+    ended = {}
+    for machines in "11", "12", "21":
+        alone = ["--distribute=none"]
+        if machines[0] == "1":
+            assert learn(footage, *flags, "--epochs=2").returncode == 0
+        else:
+            run_of_two(footage, [*flags, "--epochs=2"])
+        run = max((footage / "logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        assert len(list((footage / "logs").iterdir())) == len(ended) + 1, "only the first machine writes"
+        go_on = [f"--resume={run.relative_to(footage)}", "--epochs=4"]
+        if machines[1] == "1":
+            assert learn(footage, *go_on, *alone).returncode == 0
+        else:
+            run_of_two(footage, go_on)
+        assert json.loads((run / "config.json").read_text())["distribute"] == ("multiworker" if machines[1] == "2"
+                                                                              else "none")
+        ended[machines] = weights(run / "weights.4")
+    for machines in "12", "21":
+        assert_same(ended[machines], ended["11"], 2e-5)
+
+
+def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags):
+    flags = [*flags, "--epochs=100000", "--save_every=2"]
+    with workers(footage, (flags, flags)) as (chief, other):
+        deadline = time.monotonic() + 200
+        while not list(footage.glob("logs/*/state.*.index")):
+            assert chief.poll() is None, chief.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        other.send_signal(signal.SIGKILL)
+        _, errors = chief.communicate(timeout=60)
+    assert chief.returncode == 2
+    assert "another machine of this run is gone" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    [run] = (footage / "logs").iterdir()
+    epoch = int(checkpoints.newest(run, "state").name.removeprefix("state.")) // 2
+    done = learn(footage, f"--resume={run.relative_to(footage)}", "--distribute=none", f"--epochs={epoch + 1}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_machines_that_were_started_differently_say_so(footage, flags):
+    with workers(footage, ([*flags, "--noise=0.1"], [*flags, "--noise=0.2"])) as processes:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 2
+            assert "not started alike" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", [
+    "", "{}", "[]", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'])
+def test_says_what_tf_config_has_to_hold(value):
+    with pytest.raises(UserError, match="TF_CONFIG"):
+        training.check_cluster(value)
