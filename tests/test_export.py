@@ -215,15 +215,21 @@ def test_a_wall_fills_the_window(tab):
     lamp = tab("?seed=2", reduced_motion="reduce")
     picture(lamp)
     lamp.keyboard.press("w")
-    lamp.wait_for_function("document.getElementById('lamp').width > 700")
+    lamp.wait_for_function("document.getElementById('lamp').clientWidth === 800")
     assert "lamps=12" in lamp.url
     box = lamp.locator("#lamp").bounding_box()
     assert (box["width"], box["height"]) == (800, 600)  # three rows of four
-    tiles = picture(lamp).reshape(3, 200, 4, 200, 3).swapaxes(1, 2).reshape(12, -1)
+    tiles = picture(lamp).reshape(3, 64, 4, 64, 3).swapaxes(1, 2).reshape(12, -1)
     assert len(np.unique(tiles, axis=0)) == 12
     lamp.keyboard.press("w")
-    lamp.wait_for_function("document.getElementById('lamp').width === 600")
+    lamp.wait_for_function("document.getElementById('lamp').clientWidth === 600")
     assert "lamps" not in lamp.url
+
+
+def test_a_wall_in_the_address_has_its_limit(tab):
+    lamp = tab("?seed=2&lamps=999999999", reduced_motion="reduce")
+    assert picture(lamp).shape[0] * picture(lamp).shape[1] == 24 * 64 * 64
+    assert "lamps=24" in lamp.url
 
 
 def test_touch_finds_every_control(tab):

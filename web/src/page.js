@@ -7,21 +7,23 @@ const WALL = 12; // lamps in a wall
 const AHEAD = 3; // steps of frames made before they are shown
 const NOTE = 2500; // ms that a note stays
 const REST = 3000; // ms without a touch after which the bar fades
+const SMOOTH = 4; // pixels of the canvas to one of a frame, by a curve; from there the browser enlarges by lines
+const EDGE = 0.04; // of a frame, over which it fades into the room
+const DARK = 16; // of 255: what is darker is not the lamp, and the room shows in its place
+const GLOW = 500; // ms between two colours of the glow
 
 /** @template {HTMLElement} T @param {string} id */
 const element = (id) => /** @type {T} */ (document.getElementById(id));
 const lamp = /** @type {HTMLCanvasElement} */ (element("lamp"));
-const glow = /** @type {HTMLCanvasElement} */ (element("glow"));
 const note = element("note");
 const bar = element("bar");
-const picture = /** @type {CanvasRenderingContext2D} */ (lamp.getContext("2d", { alpha: false }));
-const light = /** @type {CanvasRenderingContext2D} */ (glow.getContext("2d", { alpha: false }));
+const picture = /** @type {CanvasRenderingContext2D} */ (lamp.getContext("2d"));
 const small = new OffscreenCanvas(1, 1); // the lamps side by side, a pixel a pixel
-const tiles = /** @type {OffscreenCanvasRenderingContext2D} */ (small.getContext("2d", { alpha: false }));
+const tiles = /** @type {OffscreenCanvasRenderingContext2D} */ (small.getContext("2d"));
 
 const address = new URLSearchParams(location.search);
 let seed = whole(address.get("seed")) ?? Math.floor(Math.random() * 1e6);
-let count = whole(address.get("lamps")) || 1;
+let count = Math.min(whole(address.get("lamps")) || 1, 2 * WALL);
 let speed = 1;
 let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
 let dense = 2; // frames to one of the footage; 1 where the machine does not keep up
@@ -33,6 +35,7 @@ let asked = 0; // steps not yet answered
 let place = 0; // where the film is in its first step, 0..1
 let shown = -1; // the frame of it on the screen
 let last = 0; // when the screen was last refreshed
+let lit = -GLOW; // when the glow last took its colour
 let slow = 0; // steps in a row that took long
 let telling = 0; // the timer that ends a note
 
@@ -120,20 +123,52 @@ function draw(frame) {
   const size = config.img_size;
   const one = size * size * 4;
   const columns = small.width / size;
+  const image = new ImageData(size, size);
   for (let i = 0; i < count; i++) {
     const at = (frame * count + i) * one;
-    const image = new ImageData(/** @type {any} */ (steps[0].pixels.subarray(at, at + one)), size, size);
+    shine(steps[0].pixels.subarray(at, at + one), image.data, size);
     tiles.putImageData(image, (i % columns) * size, Math.floor(i / columns) * size);
   }
+  picture.clearRect(0, 0, lamp.width, lamp.height);
   picture.drawImage(small, 0, 0, lamp.width, lamp.height);
-  if (frame % 4 === 0) light.drawImage(small, 0, 0, glow.width, glow.height);
+  if (last - lit > GLOW) glow(steps[0].pixels.subarray(frame * count * one, (frame + 1) * count * one));
   shown = frame;
+}
+
+/**
+ * A frame as light in the room: where it is dark, the room shows, and its edge melts away.
+ * @param {Uint8ClampedArray} from
+ * @param {Uint8ClampedArray} to
+ * @param {number} size
+ */
+function shine(from, to, size) {
+  const ramp = (/** @type {number} */ x) => Math.min(1, (Math.min(x, size - 1 - x) + 0.5) / (EDGE * size));
+  for (let y = 0, i = 0; y < size; y++)
+    for (let x = 0; x < size; x++, i += 4) {
+      const brightest = Math.max(from[i], from[i + 1], from[i + 2]);
+      for (let c = i; c < i + 3; c++) to[c] = (255 * from[c]) / brightest;
+      to[i + 3] = (255 * (brightest - DARK) * ramp(x) * ramp(y)) / (255 - DARK);
+    }
+}
+
+/**
+ * Let the room take the colours of the upper and the lower half of the first lamp.
+ * @param {Uint8ClampedArray} pixels
+ */
+function glow(pixels) {
+  const half = (config?.img_size ?? 0) ** 2 / 2;
+  for (const [name, first] of /** @type {const} */ ([["--above", 0], ["--below", half]])) {
+    const sum = [0, 0, 0];
+    for (let i = 4 * first; i < 4 * (first + half); i++) if (i % 4 < 3) sum[i % 4] += pixels[i];
+    document.body.style.setProperty(name, `rgb(${sum.map((value) => Math.round(value / half)).join(" ")})`);
+  }
+  lit = last;
 }
 
 /** Let the wall fill the window as far as it can, in the window's own pixels. */
 function resize() {
   if (!config) return;
-  const { innerWidth: width, innerHeight: height, devicePixelRatio: ratio } = window;
+  const { innerWidth: width, innerHeight: height } = window;
   const wide = Array.from({ length: count }, (_, i) => i + 1).filter((columns) => count % columns === 0);
   const side = (/** @type {number} */ columns) => Math.min(width / columns, height / (count / columns));
   const columns = wide.reduce((best, other) => (side(other) > side(best) ? other : best));
@@ -141,8 +176,7 @@ function resize() {
   [small.width, small.height] = [columns * config.img_size, rows * config.img_size];
   lamp.style.width = `${side(columns) * columns}px`;
   lamp.style.height = `${side(columns) * rows}px`;
-  lamp.width = Math.min(2048, Math.round(side(columns) * columns * ratio));
-  lamp.height = Math.round((lamp.width * rows) / columns);
+  [lamp.width, lamp.height] = [SMOOTH * small.width, SMOOTH * small.height];
   picture.imageSmoothingQuality = "high";
   shown = -1;
 }
