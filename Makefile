@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: live video train test web
+.PHONY: live video train test bench web
 
 live video train: .venv/runtime  ## make train ARGS="--max_minutes 30"
 	.venv/bin/python learn.py --mode $@ $(ARGS)
@@ -10,6 +10,9 @@ live video train: .venv/runtime  ## make train ARGS="--max_minutes 30"
 test: .venv/testing
 	.venv/bin/ruff check
 	.venv/bin/python -m pytest $(ARGS)
+
+bench: .venv/runtime  ## what training and playing cost on this machine
+	.venv/bin/python benchmarks/bench.py
 
 .venv/runtime: requirements.txt
 	test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv

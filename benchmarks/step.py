@@ -1,40 +1,33 @@
-"""Seconds and memory of a training step at the original's sizes: ours, beside the same networks unrolled in time.
+"""Seconds, memory and floating-point operations of a training step, in a process of its own.
 
-    python benchmarks/step.py [--rounds 2] [--steps 6]
+    python benchmarks/step.py [--steps 5] [--unrolled] [the training flags of learn.py]
 
-Ours rolls the latents first and calls generator and discriminator once, on all frames of all steps as one batch.
-Unrolled calls every network at every time step. Beside them, the default recipe, which decodes a window of the steps.
-They take turns, each in processes of its own, so that their peak memories are their own. Prints the median step, the
-time before the first step is done (building and tracing, without TensorFlow's import), and the largest resident memory.
+With --unrolled the same networks are called anew at every time step, the plain way; ours rolls the latents first, and
+calls generator and discriminator once, on all frames of all steps as one batch. Prints JSON: seconds to the first step
+(building and tracing, without TensorFlow's import), seconds of each later one, the largest resident memory in GB, and
+the GFLOP of convolutions and matrix products in the step's graph, but for its loops: those are small GRUs, unless
+--accumulate is given.
 """
 
 import argparse
+import dataclasses
 import json
-import os
+import math
 import resource
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-VARIANTS = "ours", "unrolled", "default"
+from config import PRESETS, Config
+from learn import build_parser, hushed
 
 
-def measure(variant, steps):
-    """Time `steps` training steps after the first; prints a JSON object."""
-    from learn import hushed
+def unroll(models, training):
+    """Let every network of `training` be called once at each time step."""
+    from keras import ops
 
-    with hushed():
-        import tensorflow as tf
-        from keras import ops
-
-        import models
-        import training
-    from config import PRESETS, Config
-
-    class UnrolledTransition(models.Transition):
+    class Transition(models.Transition):
         def roll(self, normals, state):
             latents, outputs = [], []
             for t in range(normals.shape[1]):
@@ -43,61 +36,77 @@ def measure(variant, steps):
                 outputs.append(output)
             return ops.stack(latents, axis=1), ops.stack(outputs, axis=1), state
 
-    class UnrolledDiscriminator(models.Discriminator):
-        def call(self, clips, training=False):
-            h, logits = ops.zeros((clips.shape[0], self.config.rnn_units)), []
-            for t in range(clips.shape[1]):
-                h, _ = self.read.cell(self.look(clips[:, t] * 2 - 1, training=training), [h])
+    class Discriminator(models.Discriminator):
+        def see(self, clips, training=False):
+            return ops.stack([self.look(clips[:, t] * 2 - 1, training=training) for t in range(clips.shape[1])], axis=1)
+
+        def judge(self, features, among=None):
+            h, logits = ops.zeros((features.shape[0], self.config.rnn_units)), []
+            for t in range(features.shape[1]):
+                h, _ = self.read.cell(features[:, t], [h])
                 logits.append(self.judge_motion(h)[:, 0])
             return ops.stack(logits, axis=1)
 
-    class UnrolledTrainer(training.Trainer):
+    class Trainer(training.Trainer):
         def decode(self, latents):
-            frames = [self.generator(latents[:, t], training=True) for t in range(latents.shape[1])]
-            return ops.stack(frames, axis=1)
+            return ops.stack([self.generator(latents[:, t], training=True) for t in range(latents.shape[1])], axis=1)
 
-    trainer_class = training.Trainer
-    if variant == "unrolled":
-        training.Transition, training.Discriminator = UnrolledTransition, UnrolledDiscriminator
-        trainer_class = UnrolledTrainer
-    config = Config() if variant == "default" else Config(**PRESETS["original"])
+    training.Transition, training.Discriminator = Transition, Discriminator
+    return Trainer
+
+
+def gflop(graph):
+    """Of the convolutions and matrix products in a graph, forwards and backwards, but for those in its loops."""
+    total = 0
+    for op in graph.get_operations():
+        if op.type == "Conv2D":
+            filters, result = op.inputs[1], op.outputs[0]
+        elif op.type == "Conv2DBackpropInput":
+            filters, result = op.inputs[1], op.inputs[2]
+        elif op.type == "Conv2DBackpropFilter":
+            filters, result = op.outputs[0], op.inputs[2]
+        elif op.type == "MatMul":
+            inner = op.inputs[0].shape[0 if op.get_attr("transpose_a") else 1]
+            total += 2 * math.prod(op.outputs[0].shape) * inner
+            continue
+        else:
+            continue
+        total += 2 * math.prod(result.shape) * math.prod(filters.shape[:3])  # a result's channel sees kh x kw x cin
+    return total / 1e9
+
+
+def measure(config, steps, unrolled):
+    """Time the first training step and `steps` more, on random clips."""
+    with hushed():
+        import numpy as np
+        import tensorflow as tf
+
+        import models
+        import training
+    trainer_class = unroll(models, training) if unrolled else training.Trainer
     shape = (config.batch_size, config.clip_len, config.img_size, config.img_size, 3)
-    real = tf.cast(tf.random.stateless_uniform(shape, [0, 0], 0, 256, tf.int32), tf.uint8)
-
-    begun = time.perf_counter()
+    real = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    times, begun = [], time.perf_counter()
     trainer = trainer_class(config)
-    times = []
     for _ in range(1 + steps):
         trainer.train_step(real, config.learning_rate)
         times.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps(dict(first=times[0], steps=times[1:], memory=peak)))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    signature = tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((2,), tf.float64)
+    return dict(first=times[0], steps=times[1:], memory=memory,
+                gflop=gflop(trainer.update.get_concrete_function(*signature).graph))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=2, help="processes of each variant (default: 2)")
-    parser.add_argument("--steps", type=int, default=6, help="steps timed in each (default: 6)")
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.variant:
-        return measure(args.variant, args.steps)
-    results = {variant: [] for variant in VARIANTS}
-    for _ in range(args.rounds):
-        for variant in VARIANTS:
-            child = subprocess.run([sys.executable, __file__, f"--variant={variant}", f"--steps={args.steps}"],
-                                   check=True, stdout=subprocess.PIPE, text=True)
-            results[variant].append(json.loads(child.stdout))
-    print(f"{os.cpu_count()} cores; ours and unrolled: 32 sequences of 20 frames of 64x64, all decoded")
-    figures = {}
-    for variant in VARIANTS:
-        step = statistics.median(t for result in results[variant] for t in result["steps"])
-        first, memory = (statistics.median(result[key] for result in results[variant]) for key in ("first", "memory"))
-        figures[variant] = step, first, memory
-        print(f"{variant:9} {step:5.2f} s a step   {first:5.1f} s to the first   {memory:4.1f} GB at most")
-    step, first, memory = (b / a for a, b in zip(figures["ours"], figures["unrolled"], strict=True))
-    print(f"unrolled / ours: {step:.2f} the step, {first:.2f} the first step, {memory:.2f} the memory")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], add_help=False)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--unrolled", action="store_true")
+    own, rest = parser.parse_known_args()
+    given = vars(build_parser().parse_args(rest))
+    names = {f.name for f in dataclasses.fields(Config)}
+    values = PRESETS.get(given.get("preset"), {}) | {name: value for name, value in given.items() if name in names}
+    print(json.dumps(measure(Config(**values), own.steps, own.unrolled)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import tensorflow as tf
 import checkpoints
 import training
 from config import Config
-from conftest import command, learn
+from conftest import ROOT, command, learn
 from files import UserError
 from sharing import trained
 
@@ -192,3 +192,15 @@ def test_machines_that_were_started_differently_say_so(footage, flags):
 def test_says_what_tf_config_has_to_hold(value):
     with pytest.raises(UserError, match="TF_CONFIG"):
         training.check_cluster(value)
+
+
+def test_the_benchmark_compares_the_same_work(small):
+    """The plain way, unrolled in time, has the convolutions and matrix products of ours."""
+    flags = [f"--{name}={value}" for name, value in small.items()]
+    flags += ["--preset=original", "--steps=1"]
+    ours, plain = (json.loads(subprocess.run([sys.executable, str(ROOT / "benchmarks" / "step.py"), *flags, *unrolled],
+                                             check=True, capture_output=True, text=True).stdout)
+                   for unrolled in ([], ["--unrolled"]))
+    assert ours["gflop"] == pytest.approx(plain["gflop"], rel=0.02)
+    assert len(ours["steps"]) == 1
+    assert 0.1 < ours["memory"] < 4

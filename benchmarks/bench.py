@@ -1,0 +1,201 @@
+"""What training, playing and filming cost here, each beside the plain way of doing it: one table.
+
+    make bench          (python benchmarks/bench.py)
+
+Every figure is taken in a process of its own, one after the other, in the same minutes: compare ratios, as times vary
+from run to run. "Wanted" is what we ask of the row, of ours or of the ratio. Takes less than ten minutes on two cores.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from learn import hushed
+
+ROOT = Path(__file__).resolve().parent.parent
+ORIGINAL = "--preset original"  # batch 32, 20 steps, 64x64, all frames decoded
+
+
+def child(*command):
+    """The standard output of a Python program."""
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr}")
+    return done.stdout
+
+
+def step(flags, steps=4):
+    """Median seconds of a step with these flags of learn.py, seconds to the first, GB and GFLOP."""
+    out = json.loads(child("benchmarks/step.py", f"--steps={steps}", *flags.split()))
+    return dict(out, step=statistics.median(out["steps"]))
+
+
+def row(what, ours, plain="", ratio="", wanted=""):
+    print(f"| {what:58} | {ours:>13} | {plain:>24} | {ratio:>5} | {wanted:>16} |", flush=True)
+
+
+def seconds(x):
+    return f"{x:.2f} s"
+
+
+def beside(ours, plain):
+    """How many times better `ours` is, where less is better."""
+    return f"{plain / ours:.2f}"
+
+
+def training():
+    peak = json.loads(child(__file__, "peak"))
+    row("float32 GFLOP/s of a matrix product, of a convolution", f"{peak['product']:.0f}, {peak['convolution']:.0f}")
+    plain = step(f"--unrolled {ORIGINAL}", steps=3)
+    ours = step(ORIGINAL)
+    row("a training step at the original's sizes", seconds(ours["step"]), f"{seconds(plain['step'])} (unrolled)",
+        beside(ours["step"], plain["step"]))
+    row("share of the peak, of the convolution's", f"{ours['gflop'] / ours['step'] / peak['convolution']:.0%}",
+        f"{plain['gflop'] / plain['step'] / peak['convolution']:.0%} (unrolled)")
+    window = step(f"{ORIGINAL} --window 5")
+    row("the same, a window of 5 of the 20 steps decoded", seconds(window["step"]),
+        f"{seconds(plain['step'])} (unrolled)", beside(window["step"], plain["step"]), "ratio >= 1.8")
+    row("from building the networks to the first step", seconds(ours["first"]), f"{seconds(plain['first'])} (unrolled)",
+        beside(ours["first"], plain["first"]))
+    row("memory at the original's sizes", f"{ours['memory']:.2f} GB", f"{plain['memory']:.2f} GB (unrolled)",
+        beside(ours["memory"], plain["memory"]))
+    for flags, wanted in {"--accumulate 4": "<= 1.5 GB, ratio >= 2", "--remat": ""}.items():
+        lean = step(f"{ORIGINAL} {flags}", steps=2)
+        row(f"the same with {flags}", f"{lean['memory']:.2f} GB", f"{plain['memory']:.2f} GB (unrolled)",
+            beside(lean["memory"], plain["memory"]), wanted)
+        row(f"its time with {flags}", seconds(lean["step"]), f"{seconds(ours['step'])} (without)",
+            beside(lean["step"], ours["step"]))
+    default = step("")
+    row("a step of the default recipe", seconds(default["step"]), f"{seconds(plain['step'])} (unrolled)",
+        beside(default["step"], plain["step"]))
+    row("its share of the peak", f"{default['gflop'] / default['step'] / peak['convolution']:.0%}")
+    row("its memory", f"{default['memory']:.2f} GB")
+    for precision in "bfloat16", "float16":
+        low = step(f"--precision {precision}", steps=2)
+        row(f"with --precision {precision}", seconds(low["step"]), f"{seconds(default['step'])} (float32)",
+            beside(low["step"], default["step"]))
+    large = step("--img_size 128", steps=2)
+    row("at 128x128, its step and memory", f"{large['step']:.1f} s {large['memory']:.2f} GB",
+        f"{seconds(default['step'])} (64x64)", f"{default['step'] / large['step']:.2f}", "<= 4 GB")
+    for flags, times in {"--seq_len 160": 10, "--rnn_units 1024": 8, "--batch_size 192 --accumulate 8": 8}.items():
+        grown = step(flags, steps=2)
+        row(f"with {flags} ({times} times)", f"{seconds(grown['step'])} {grown['memory']:.1f} GB",
+            f"{seconds(default['step'])} (default)", f"1/{grown['step'] / default['step']:.1f}", f"ratio >= 1/{times}")
+    overhead(default["step"])
+
+
+def overhead(step):
+    """Rows of what a step waits for beside its computation."""
+    cost = json.loads(child(__file__, "overhead"))
+    row("reading a batch, of a step", f"{cost['batch'] * 1000:.1f} ms", f"{step * 1000:.0f} ms (the step)",
+        f"{cost['batch'] / step:.1%}", "<= 3%")
+    row("logs and checkpoints, of a run", f"{cost['log'] * 1000:.1f} ms a step", f"{step * 1000:.0f} ms (the step)",
+        f"{cost['log'] / step:.1%}", "<= 2%")
+
+
+def playing():
+    cores = json.loads(child("benchmarks/play.py"))
+    one = json.loads(child("benchmarks/play.py", "--threads=1"))
+    for name, figures in {f"{os.cpu_count()} cores": cores, "one core": one}.items():
+        row(f"frames a second of one lamp, {name}", f"{figures['one']:,.0f}", f"{figures['plain']:,.0f} (eager loop)",
+            f"{figures['one'] / figures['plain']:.1f}", ">= 1,000" if figures is cores else "")
+    row("of a wall of 12, all together", f"{cores['wall']:,.0f}")
+    for chains, key, wanted in (1, "roll_one", "<= 180 s"), (64, "roll_many", ""):
+        row(f"a million steps of {chains} {'lamp' if chains == 1 else 'lamps'}, the latent alone",
+            f"{1e6 / cores[key]:.0f} s", wanted=wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        child("-c", "import tensorflow")
+        imported = time.perf_counter() - begun
+        begun = time.perf_counter()
+        child("learn.py", "--mode=video", f"--out={folder}/out.png")
+        filmed = time.perf_counter() - begun
+    row("a film of 30 s, from typing to the finished APNG", seconds(filmed),
+        f"{seconds(imported)} (importing TensorFlow)", f"{imported / filmed:.0%}")
+
+
+def measure_peak():
+    """GFLOP/s of a matrix product and of a convolution as the networks have them."""
+    with hushed():
+        import tensorflow as tf
+
+    def rate(work, gflop):
+        work, times = tf.function(work), []
+        for _ in range(12):
+            begun = time.perf_counter()
+            work().numpy()
+            times.append(time.perf_counter() - begun)
+        return gflop / min(times)
+
+    a, x, w = (tf.random.normal(shape) for shape in ((2048, 2048), (120, 32, 32, 64), (3, 3, 64, 64)))
+    return dict(product=rate(lambda: tf.matmul(a, a)[0, 0], 2 * 2048**3 / 1e9),
+                convolution=rate(lambda: tf.nn.conv2d(x, w, 1, "SAME")[0, 0, 0, 0],
+                                 2 * 120 * 32 * 32 * 64 * 64 * 9 / 1e9))
+
+
+def measure_overhead():
+    """Seconds that reading a batch takes, and that a step's share of logs and checkpoints does."""
+    import data
+    import lamp
+    from config import Config
+
+    with hushed():
+        import tensorflow as tf
+
+        import training
+    config, n_frames = Config(), 24_000
+
+    def cost(work, times):
+        work()
+        begun = time.perf_counter()
+        for _ in range(times):
+            work()
+        return (time.perf_counter() - begun) / times
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        film = np.lib.format.open_memmap(folder / "film.npy", "w+", np.uint8, (n_frames, 64, 64, 3))
+        film[:] = np.resize(np.stack(list(itertools.islice(lamp.frames(64, 0), 100))), film.shape)
+        film.flush()
+        clips = config.batch_size, config.clip_len, config.every_nth
+        batches, per_epoch = data.batches(folder / "film.npy", *clips, 0), data.batches_per_epoch(n_frames, *clips)
+        trainer, metrics = training.Trainer(config), np.zeros(len(training.METRICS))
+
+        def save(what):
+            trainer.step.assign_add(1)
+            what()
+
+        with tf.summary.create_file_writer(str(folder)).as_default(), training.progress_bar(0.0, True) as bar:
+            state = cost(lambda: save(lambda: trainer.save_state(folder)), 3)
+            weights = cost(lambda: save(lambda: trainer.save_weights(folder, int(trainer.step))), 3)
+            every = {1: cost(lambda: training.report(bar, 0.0, 1, per_epoch, metrics), 50),
+                     training.LOG_EVERY: cost(lambda: training.log_scalars(1, metrics, 0.0), 20),
+                     per_epoch: cost(lambda: training.log_samples(trainer, 1), 5),
+                     per_epoch * config.save_every: weights + state,
+                     training.STATE_SECONDS: state}  # at a step a second
+        return dict(batch=cost(lambda: next(batches), 50), log=sum(cost / steps for steps, cost in every.items()))
+
+
+def main():
+    if len(sys.argv) > 1:
+        print(json.dumps(dict(peak=measure_peak, overhead=measure_overhead)[sys.argv[1]]()))
+        return
+    begun = time.perf_counter()
+    row("what", "ours", "the plain way", "ratio", "wanted")
+    row(*("-" * width for width in (58, 13, 24, 5, 16)))
+    training()
+    playing()
+    print(f"\n{os.cpu_count()} cores, {(time.perf_counter() - begun) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
