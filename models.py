@@ -229,12 +229,10 @@ class Discriminator(keras.Model):
         features = self.look(ops.reshape(frames, (-1, *shape)), training=training)
         return ops.cast(ops.reshape(features, (batch, time, -1)), "float32")
 
-    def judge(self, features, among=None):
-        """The logits [B, L] of clips by their features [B, T, F], as part of a batch whose features are `among`."""
+    def judge(self, features):
+        """The logits [B, L] of a batch of clips by their features [B, T, F]."""
         if self.config.minibatch_std:
-            deviation = spread(features if among is None else among)
-            deviation = ops.broadcast_to(deviation[None, :, None], (*ops.shape(features)[:2], 1))
-            features = ops.concatenate([features, deviation], axis=-1)
+            features = ops.concatenate([features, spread(features)], axis=-1)
         motion = self.judge_motion(self.read(features))[..., 0]
         if not self.config.frame_logits:
             return motion
@@ -242,8 +240,9 @@ class Discriminator(keras.Model):
 
 
 def spread(features):
-    """How much a batch's features [B, T, F] differ, one number a step [T], for the discriminator to judge by.
+    """How much a batch's features [B, T, F] differ, one number a step, as a feature [B, T, 1] of every clip.
 
     The minibatch standard deviation of Karras et al. 2018, taken of the features of a frame.
     """
-    return ops.mean(ops.sqrt(ops.var(features, axis=0) + 1e-8), axis=-1)
+    deviation = ops.mean(ops.sqrt(ops.var(features, axis=0) + 1e-8), axis=-1)
+    return ops.broadcast_to(deviation[None, :, None], (*ops.shape(features)[:2], 1))

@@ -171,8 +171,7 @@ class Trainer:
         lamp_gradients = hand + rolling.gradient((window, penalty), self.transition.trainable_variables,
                                                  (by_window, tf.ones(())))
         if config.r1_gamma:
-            few = max(1, R1_CLIPS // n)
-            penalties = self.penalise(real[:few], rows[:few], seeds[3], true, scale[0] * config.r1_gamma / n)
+            penalties = self.penalise(real, rows, seeds[3], scale[0] * config.r1_gamma / n)
             judge_gradients = [a + b for a, b in zip(judge_gradients, penalties, strict=True)]
         self.judge_optimizer.apply(judge_gradients, self.eye + self.head)
         self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
@@ -182,13 +181,20 @@ class Trainer:
         known = tf.concat([tf.cast(metrics, tf.float64), clock], axis=0)
         return device.all_reduce(tf.distribute.ReduceOp.MEAN, known), *state
 
-    def penalise(self, real, rows, seed, among, weight):
-        """The gradients, by the discriminator's weights, of `weight` times its gradient penalty on the real clips."""
-        clips = self.augment(to_float(real), seed, rows)
+    def penalise(self, real, rows, seed, weight):
+        """The gradients, by the discriminator's weights, of `weight` times its gradient penalty on some real clips.
+
+        Every device offers a few of its own, and penalises those of all. They are judged as a batch of their own, so
+        that the penalty also holds what the discriminator makes of their spread: without, it soon wins by that alone.
+        """
+        device = tf.distribute.get_replica_context()
+        few = math.ceil(R1_CLIPS / device.num_replicas_in_sync)
+        clips, rows = (device.all_gather(part, axis=0)[:R1_CLIPS] for part in (to_float(real[:few]), rows[:few]))
+        clips = self.augment(tf.ensure_shape(clips, (None, *real.shape[1:])), seed, rows)
         with tf.GradientTape() as tape:
             with tf.GradientTape() as inner:
                 inner.watch(clips)
-                logits = self.discriminator.judge(self.discriminator.see(clips, training=True), among)
+                logits = self.discriminator(clips, training=True)
             penalty = weight * losses.gradient_penalty(inner.gradient(logits, clips))
         weights = self.eye + self.head  # of which the last biases have no part in it
         return [tf.zeros_like(weight) if gradient is None else gradient

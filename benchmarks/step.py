@@ -40,7 +40,7 @@ def unroll(models, training):
         def see(self, clips, training=False):
             return ops.stack([self.look(clips[:, t] * 2 - 1, training=training) for t in range(clips.shape[1])], axis=1)
 
-        def judge(self, features, among=None):
+        def judge(self, features):
             h, logits = ops.zeros((features.shape[0], self.config.rnn_units)), []
             for t in range(features.shape[1]):
                 h, _ = self.read.cell(features[:, t], [h])

@@ -75,7 +75,7 @@ def test_discriminator_hears_the_past_but_not_the_future():
 
 def test_spread_tells_alike_from_different():
     same = np.repeat(normal(1, 3, 10), 6, axis=0)
-    assert spread(same).shape == (3,)
+    assert spread(same).shape == (6, 3, 1)
     assert numpy(spread(same)).max() < 1e-3
     assert numpy(spread(normal(6, 3, 10))).min() > 0.3
 

@@ -87,7 +87,6 @@ function hear({ data }) {
     // Of what was asked before, all is answered by now.
     [config, steps, place, shown] = [data.config, [], 0, -1];
     resize();
-    if (!paused) tell("", 0);
   } else if (data.kind === "frames") {
     asked -= 1;
     if (!config || data.pixels.length !== data.n * count * config.img_size ** 2 * 4) return; // of the wall before
@@ -131,6 +130,7 @@ function draw(frame) {
   }
   picture.clearRect(0, 0, lamp.width, lamp.height);
   picture.drawImage(small, 0, 0, lamp.width, lamp.height);
+  if (lit < 0 && !paused) tell(""); // it is warm
   if (last - lit > GLOW) glow(steps[0].pixels.subarray(frame * count * one, (frame + 1) * count * one));
   shown = frame;
 }
