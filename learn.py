@@ -36,9 +36,10 @@ def train(preset=None, resume=None, **values):
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
     frames = data.load(config.data_dir, config.img_size)
     with hushed():
+        import distribution
         import training
 
-        strategy = training.make_strategy(config.distribute)
+        strategy = distribution.make_strategy(config.distribute)
     run, received = training.train(config, frames, run, strategy)
     if received:
         print(f"stopped; go on with: python learn.py --resume {run}" if run else "stopped")

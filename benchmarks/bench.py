@@ -152,6 +152,7 @@ def measure_overhead():
         import tensorflow as tf
 
         import training
+        from trainer import METRICS, Trainer
     config, n_frames = Config(), 24_000
 
     def cost(work, times):
@@ -168,7 +169,7 @@ def measure_overhead():
         film.flush()
         clips = config.batch_size, config.clip_len, config.every_nth
         batches, per_epoch = data.batches(folder / "film.npy", *clips, 0), data.batches_per_epoch(n_frames, *clips)
-        trainer, metrics = training.Trainer(config), np.zeros(len(training.METRICS))
+        trainer, metrics = Trainer(config), np.zeros(len(METRICS))
 
         def save(what):
             trainer.step.assign_add(1)

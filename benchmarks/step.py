@@ -23,8 +23,8 @@ from config import PRESETS, Config
 from learn import build_parser, hushed
 
 
-def unroll(models, training):
-    """Let every network of `training` be called once at each time step."""
+def unroll(models, trainer):
+    """Let every network of `trainer` be called once at each time step."""
     from keras import ops
 
     class Transition(models.Transition):
@@ -47,11 +47,11 @@ def unroll(models, training):
                 logits.append(self.judge_motion(h)[:, 0])
             return ops.stack(logits, axis=1)
 
-    class Trainer(training.Trainer):
+    class Trainer(trainer.Trainer):
         def decode(self, latents):
             return ops.stack([self.generator(latents[:, t], training=True) for t in range(latents.shape[1])], axis=1)
 
-    training.Transition, training.Discriminator = Transition, Discriminator
+    trainer.Transition, trainer.Discriminator = Transition, Discriminator
     return Trainer
 
 
@@ -82,20 +82,20 @@ def measure(config, steps, unrolled):
         import tensorflow as tf
 
         import models
-        import training
-    trainer_class = unroll(models, training) if unrolled else training.Trainer
+        import trainer
+    trainer_class = unroll(models, trainer) if unrolled else trainer.Trainer
     shape = (config.batch_size, config.clip_len, config.img_size, config.img_size, 3)
     real = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     times, begun = [], time.perf_counter()
-    trainer = trainer_class(config)
+    ours = trainer_class(config)
     for _ in range(1 + steps):
-        trainer.train_step(real, config.learning_rate)
+        ours.train_step(real, config.learning_rate)
         times.append(time.perf_counter() - begun)
         begun = time.perf_counter()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     signature = tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((2,), tf.float64)
     return dict(first=times[0], steps=times[1:], memory=memory,
-                gflop=gflop(trainer.update.get_concrete_function(*signature).graph))
+                gflop=gflop(ours.update.get_concrete_function(*signature).graph))
 
 
 def main():

@@ -46,7 +46,7 @@ def footage(tmp_path):
 def run(tmp_path_factory, small):
     """The folder logs/20220104-213105 of a run, with small weights, untrained but vivid, of epochs 9.5 and 10."""
     from config import Config
-    from training import Trainer
+    from trainer import Trainer
 
     run = tmp_path_factory.mktemp("played") / "logs" / "20220104-213105"
     run.mkdir(parents=True)

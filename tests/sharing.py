@@ -8,13 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import training
 from config import Config
+from distribution import make_strategy
+from trainer import Trainer
 
 
 def trained(config, steps, strategy=None):
     """The weights and metrics after some steps on random clips, by name."""
-    trainer = training.Trainer(config, strategy)
+    trainer = Trainer(config, strategy)
     rng = np.random.default_rng(0)
     for _ in range(steps):
         real = rng.integers(0, 256, (config.batch_size, config.clip_len, 16, 16, 3), dtype=np.uint8)
@@ -32,6 +33,6 @@ if __name__ == "__main__":
     devices, steps, out, config = sys.argv[1:]
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices))
-    strategy = training.make_strategy("mirrored")
+    strategy = make_strategy("mirrored")
     assert strategy.num_replicas_in_sync == int(devices)
     np.savez(out, **trained(Config(**json.loads(config)), int(steps), strategy))

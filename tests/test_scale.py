@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import checkpoints
-import training
+import export
 from config import Config
 from conftest import ROOT, command, learn
+from distribution import check_cluster
 from files import UserError
 from sharing import trained
+from trainer import METRICS, Trainer, check_parts
 
 STEPS = 5
 BATCH_NORM = dict(generator_norm="batch", upsampling="transposed", batch_norm=True, r1_gamma=0.0)
@@ -29,7 +33,7 @@ def assert_same(ours, theirs, tolerance):
     assert set(ours) == set(theirs)
     for name in ours:
         if name == "metrics":  # the lengths of gradients are a mean over devices
-            keep = [not metric.startswith("gradient") for metric in training.METRICS]
+            keep = [not metric.startswith("gradient") for metric in METRICS]
             np.testing.assert_allclose(ours[name][keep], theirs[name][keep], rtol=tolerance, atol=tolerance)
         else:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
@@ -50,7 +54,7 @@ def test_less_memory_gives_the_same_update(small, plain, values):
 def test_lower_precision_learns_nearly_the_same(small, plain, precision, tolerance):
     config = Config(**small, augment=True, precision=precision)
     np.testing.assert_allclose(trained(config, STEPS)["metrics"], plain["metrics"], rtol=tolerance, atol=tolerance)
-    trainer = training.Trainer(config)
+    trainer = Trainer(config)
     networks = trainer.generator, trainer.transition, trainer.discriminator, *trainer.average.values()
     assert {weight.dtype for network in networks for weight in network.weights} == {"float32"}
     computing = {layer.compute_dtype for layer in trainer.generator.layers}
@@ -59,7 +63,7 @@ def test_lower_precision_learns_nearly_the_same(small, plain, precision, toleran
 
 
 def test_float16_outlives_a_gradient_it_cannot_hold(small):
-    trainer = training.Trainer(Config(**small, precision="float16"))
+    trainer = Trainer(Config(**small, precision="float16"))
     trainer.judge_optimizer.dynamic_scale.assign(1e30)
     before = trainer.discriminator.get_weights()
     real = np.zeros((4, 3, 16, 16, 3), np.uint8)
@@ -81,7 +85,7 @@ def test_two_devices_learn_what_one_does(small, tmp_path, plain, values):
 
 def test_a_batch_has_to_divide_among_devices_and_parts(small):
     with pytest.raises(UserError, match="--batch_size 4 does not divide into 6 parts"):
-        training.check_parts(Config(**small, accumulate=2), 3)
+        check_parts(Config(**small, accumulate=2), 3)
 
 
 @pytest.mark.parametrize("values", [dict(img_size=32), dict(img_size=128, batch_size=2, chains=2, width=4),
@@ -89,12 +93,28 @@ def test_a_batch_has_to_divide_among_devices_and_parts(small):
                                                                                            accumulate=8)])
 def test_larger_models_train(small, values):
     config = Config(**(small | values))
-    trainer = training.Trainer(config)
+    trainer = Trainer(config)
     shape = (config.batch_size, config.clip_len, config.img_size, config.img_size, 3)
     before = trainer.generator.get_weights()
     metrics, _ = trainer.train_step(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), 1e-3)
     assert np.isfinite(metrics).all()
     assert any((old != new).any() for old, new in zip(before, trainer.generator.get_weights(), strict=True))
+
+
+def test_a_lamp_of_128_pixels_trains_resumes_plays_and_is_exported(footage, small, monkeypatch):
+    large = small | dict(img_size=128, width=2, batch_size=2, chains=2)
+    flags = [f"--{name}={value}" for name, value in large.items()]
+    assert learn(footage, *flags, "--epochs=1").returncode == 0
+    [run] = (footage / "logs").iterdir()
+    assert learn(footage, f"--resume={run.relative_to(footage)}", "--epochs=2").returncode == 0
+    done = learn(footage, "--mode=video", f"--weights={run / 'weights.2'}", "--duration=0.2", "--out=out.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open(footage / "out.png") as film:
+        assert (film.size, film.n_frames) == ((128, 128), 6)
+    monkeypatch.setattr(export, "PAGE", footage / "page")
+    (footage / "page").mkdir()
+    (footage / "page" / "index.html").touch()
+    assert export.export(run / "weights.2", footage / "lamp") < 1e-5
 
 
 @contextlib.contextmanager
@@ -138,25 +158,20 @@ def flags(small):
 
 def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
     """Two epochs and two more, by one machine or by two: the same weights."""
-    ended = {}
-    for machines in "11", "12", "21":
-        alone = ["--distribute=none"]
-        if machines[0] == "1":
-            assert learn(footage, *flags, "--epochs=2").returncode == 0
-        else:
-            run_of_two(footage, [*flags, "--epochs=2"])
-        run = max((footage / "logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        assert len(list((footage / "logs").iterdir())) == len(ended) + 1, "only the first machine writes"
-        go_on = [f"--resume={run.relative_to(footage)}", "--epochs=4"]
-        if machines[1] == "1":
-            assert learn(footage, *go_on, *alone).returncode == 0
-        else:
-            run_of_two(footage, go_on)
-        assert json.loads((run / "config.json").read_text())["distribute"] == ("multiworker" if machines[1] == "2"
-                                                                              else "none")
-        ended[machines] = weights(run / "weights.4")
-    for machines in "12", "21":
-        assert_same(ended[machines], ended["11"], 2e-5)
+    logs = footage / "logs"
+    assert learn(footage, *flags, "--epochs=2").returncode == 0
+    [one_one] = logs.iterdir()
+    one_two = logs / "one_two"
+    shutil.copytree(one_one, one_two)
+    run_of_two(footage, [*flags, "--epochs=2"])
+    [two_one] = set(logs.iterdir()) - {one_one, one_two}  # of two machines only the first writes
+    assert learn(footage, "--resume", one_one, "--epochs=4").returncode == 0
+    assert learn(footage, "--resume", two_one, "--epochs=4", "--distribute=none").returncode == 0
+    run_of_two(footage, ["--resume", one_two, "--epochs=4"])
+    assert json.loads((one_two / "config.json").read_text())["distribute"] == "multiworker"
+    reference = weights(one_one / "weights.4")
+    for run in one_two, two_one:
+        assert_same(weights(run / "weights.4"), reference, 2e-5)
 
 
 def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags):
@@ -191,7 +206,7 @@ def test_machines_that_were_started_differently_say_so(footage, flags):
     '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'])
 def test_says_what_tf_config_has_to_hold(value):
     with pytest.raises(UserError, match="TF_CONFIG"):
-        training.check_cluster(value)
+        check_cluster(value)
 
 
 def test_the_benchmark_compares_the_same_work(small):

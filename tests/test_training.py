@@ -19,7 +19,8 @@ import training
 from config import Config
 from conftest import command, learn
 from files import UserError
-from training import METRICS, Trainer, epoch_name, new_run
+from trainer import METRICS, Trainer
+from training import epoch_name, new_run
 
 
 def start(folder, *flags):
