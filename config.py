@@ -33,9 +33,9 @@ class Config:
                           low=8, high=1024)
     every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1)
     seq_len: int = param(16, "steps the latent is rolled in one training step", group="sequences", low=2)
-    window: int = param(5, "consecutive steps of those that are decoded and judged; 0: all", group="sequences",
+    window: int = param(3, "consecutive steps of those that are decoded and judged; 0: all", group="sequences",
                         low=0)
-    batch_size: int = param(24, "clips decoded and judged in one training step", group="sequences", low=1)
+    batch_size: int = param(40, "clips decoded and judged in one training step", group="sequences", low=1)
     chains: int = param(256, "latent chains rolled in one training step, at least batch_size", group="sequences",
                         low=2)
     reset_probability: float = param(0.05, "chance that a chain starts anew after a training step",
@@ -70,11 +70,11 @@ class Config:
                                    "'moments' of all numbers together", group="losses",
                          choices=("chains", "moments"))
     penalty_weight: float = param(3.0, "weight of the normality penalty", group="losses", low=0)
-    r1_gamma: float = param(0.005, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
+    r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
 
     # How they get there.
     optimizer: str = param("adam", "optimiser of all networks", group="optimisation", choices=("adam", "sgd"))
-    learning_rate: float = param(1e-3, "learning rate at the start; falls to 0 along a cosine",
+    learning_rate: float = param(5e-4, "learning rate at the start; falls to 0 along a cosine",
                                  group="optimisation", low=0)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999)
