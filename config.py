@@ -78,11 +78,11 @@ class Config:
                                  group="optimisation", low=0)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999)
-    epochs: int = param(200, "epochs to train; one epoch shows about every frame once", group="optimisation",
+    epochs: int = param(20, "epochs to train; one epoch shows about every frame once", group="optimisation",
                         low=1)
     max_minutes: float = param(0.0, "minutes to train, in place of --epochs; 0: no limit", group="optimisation",
                                low=0)
-    save_every: int = param(10, "epochs between two checkpoints", group="optimisation", low=1)
+    save_every: int = param(2, "epochs between two checkpoints", group="optimisation", low=1)
     seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
                       high=2**31 - 1)
 

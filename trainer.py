@@ -146,8 +146,8 @@ class Trainer:
     def penalise(self, real, rows, seed, weight):
         """The gradients, by the discriminator's weights, of `weight` times its gradient penalty on some real clips.
 
-        Every device offers a few of its own, and penalises those of all. They are judged as a batch of their own, so
-        that the penalty also holds what the discriminator makes of their spread: without, it soon wins by that alone.
+        Every device offers a few of its own, and penalises those of all. They are judged as a batch of their own: the
+        penalty also holds what the discriminator makes of their spread.
         """
         device = tf.distribute.get_replica_context()
         few = math.ceil(R1_CLIPS / device.num_replicas_in_sync)
