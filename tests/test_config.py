@@ -32,7 +32,7 @@ def test_the_original_preset_is_the_original():
 @pytest.mark.parametrize("values, named", [
     (dict(img_size=48), "img_size"), (dict(img_size=4), "img_size"), (dict(noise=1.5), "noise"),
     (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=17), "window"), (dict(chains=8), "chains"),
-    (dict(accumulate=5), "batch_size"), (dict(precision="double"), "precision"),
+    (dict(accumulate=7), "batch_size"), (dict(precision="double"), "precision"),
     (dict(epochs=0), "epochs"), (dict(penalty="none"), "penalty"), (dict(batch_size=2.5), "batch_size"),
     (dict(batch_norm=1), "batch_norm"), (dict(batch_size=True), "batch_size")])
 def test_refuses_what_makes_no_sense(values, named):
