@@ -127,24 +127,32 @@ def rate(window, seconds=1.5):
     return (after - before) % 200 / (time.monotonic() - start)
 
 
+def assert_pace(window, low, high, seconds=1.5):
+    """The window shows between `low` and `high` frames a second, as soon as the machine has time for it."""
+    rates = []
+    while not (rates and low < rates[-1] < high):
+        rates.append(rate(window, seconds))
+        assert len(rates) < 10, rates
+
+
 def test_space_pauses_and_goes_on(rising):
     rising.key("space")
     time.sleep(0.3)
     assert rate(rising, 0.7) == 0
     rising.key("space")
     time.sleep(0.3)
-    assert 7 < rate(rising) < 13
+    assert_pace(rising, 7, 13)
 
 
 def test_plus_and_minus_change_the_speed(rising):
     for _ in range(4):
         rising.key("plus")
     time.sleep(0.2)
-    assert 19 < rate(rising) < 30  # 10 * 1.25^4 = 24.4
+    assert_pace(rising, 19, 30)  # 10 * 1.25^4 = 24.4
     for _ in range(8):
         rising.key("minus")
     time.sleep(0.2)
-    assert 2.5 < rate(rising, 3) < 5.5
+    assert_pace(rising, 2.5, 5.5, seconds=3)
 
 
 def test_n_asks_for_a_new_lamp(rising):

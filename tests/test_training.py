@@ -154,7 +154,7 @@ def test_a_long_epoch_is_not_lost(footage, small, monkeypatch):
 
     monkeypatch.setattr(training, "log_scalars", fail)  # at step 10
     with pytest.raises(MemoryError):
-        training.train(Config(**small), data.load("frames", 16))
+        training.train(Config(**small, save_every=10), data.load("frames", 16))
     assert names(only_run(footage)) == ["config.json", *pair("state.9")]
 
 
