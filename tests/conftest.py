@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -24,11 +25,39 @@ def learn(folder, *flags, timeout=120, **options):
     return subprocess.run(command(*flags), cwd=folder, capture_output=True, text=True, timeout=timeout, **options)
 
 
+def start(folder, *flags, **options):
+    """Start learn.py with `flags` in `folder`."""
+    return subprocess.Popen(command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            **options)
+
+
+def until(found, process, seconds=90):
+    """Wait until `found()` is true while `process` runs."""
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def weights(prefix):
+    """All numbers saved under `prefix`, by name."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE" in name}
+
+
 @pytest.fixture(scope="session")
 def small():
     """Hyper-parameters of networks so small that they take no time."""
     return dict(img_size=16, width=8, latent_size=8, rnn_units=8, features=8, chains=8, batch_size=4, seq_len=4,
                 window=3, every_nth=2)
+
+
+@pytest.fixture
+def flags(small):
+    return [f"--{name}={value}" for name, value in small.items()]
 
 
 @pytest.fixture

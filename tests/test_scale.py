@@ -8,18 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 import checkpoints
 import export
 from config import Config
-from conftest import ROOT, command, learn
+from conftest import ROOT, learn, start, until, weights
 from distribution import check_cluster
 from files import UserError
 from sharing import trained
@@ -118,19 +116,17 @@ def test_a_lamp_of_128_pixels_trains_resumes_plays_and_is_exported(footage, smal
 
 
 @contextlib.contextmanager
-def workers(folder, flags, hosts=None):
-    """Two machines of one run, on this one."""
-    if hosts is None:
-        with socket.socket() as one, socket.socket() as two:
-            for s in one, two:
-                s.bind(("127.0.0.1", 0))
-            hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
+def workers(folder, flags):
+    """Two machines of one run, on this one, each with its flags."""
+    with socket.socket() as one, socket.socket() as two:
+        for s in one, two:
+            s.bind(("127.0.0.1", 0))
+        hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
     processes = []
     for index in range(2):
         cluster = json.dumps(dict(cluster=dict(worker=hosts), task=dict(type="worker", index=index)))
-        processes.append(subprocess.Popen(command("--distribute=multiworker", *flags[index]), cwd=folder, text=True,
-                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                          env=os.environ | dict(TF_CONFIG=cluster)))
+        processes.append(start(folder, "--distribute=multiworker", *flags[index],
+                               env=os.environ | dict(TF_CONFIG=cluster)))
     try:
         yield processes
     finally:
@@ -144,16 +140,6 @@ def run_of_two(folder, flags):
         for process in processes:
             _, errors = process.communicate(timeout=200)
             assert process.returncode == 0, errors
-
-
-def weights(prefix):
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE" in name}
-
-
-@pytest.fixture
-def flags(small):
-    return [f"--{name}={value}" for name, value in small.items()]
 
 
 def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
@@ -177,11 +163,7 @@ def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
 def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags):
     flags = [*flags, "--epochs=100000", "--save_every=2"]
     with workers(footage, (flags, flags)) as (chief, other):
-        deadline = time.monotonic() + 200
-        while not list(footage.glob("logs/*/state.*.index")):
-            assert chief.poll() is None, chief.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: list(footage.glob("logs/*/state.*.index")), chief, seconds=200)
         other.send_signal(signal.SIGKILL)
         _, errors = chief.communicate(timeout=60)
     assert chief.returncode == 2

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import subprocess
 import time
 
 import keras
@@ -17,24 +16,10 @@ import data
 import rollout
 import training
 from config import Config
-from conftest import command, learn
+from conftest import learn, start, until, weights
 from files import UserError
 from trainer import METRICS, Trainer
 from training import epoch_name, new_run
-
-
-def start(folder, *flags):
-    """Start learn.py in `folder`."""
-    return subprocess.Popen(command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def until(found, process):
-    """Wait until `found()` is true while `process` runs."""
-    deadline = time.monotonic() + 90
-    while not found():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def only_run(folder):
@@ -48,17 +33,6 @@ def names(run):
 
 def pair(prefix):
     return [f"{prefix}.data-00000-of-00001", f"{prefix}.index"]
-
-
-def weights(prefix):
-    """All numbers saved under `prefix`, by name."""
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE" in name}
-
-
-@pytest.fixture
-def flags(small):
-    return [f"--{name}={value}" for name, value in small.items()]
 
 
 def test_a_run_leaves_what_playing_and_resuming_need(footage, flags):
