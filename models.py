@@ -122,26 +122,22 @@ class Generator(keras.Sequential):
     def __init__(self, config):
         super().__init__([layers.Input((config.latent_size,)), layers.Reshape((1, 1, config.latent_size))],
                          name="generator")
-        with computing(config):
-            self.draw(config)
-        if config.background:
-            self.add(Background(name="background", dtype="float32"))
-        self.add(layers.Activation("sigmoid", dtype="float32"))
-
-    def draw(self, config):
-        """Add what makes logits of latents."""
         first, *others = reversed(stages(config))
-        self.add(layers.Conv2DTranspose(first, 4, use_bias=config.generator_norm != "batch"))
-        self.activate(config)
         if config.upsampling == "bilinear":  # an outline finer than two pixels needs channels at full size
             others += [max(config.width // 2, 4)]
-        for channels in others:
-            self.double(channels, config)
+        with computing(config):
+            self.add(layers.Conv2DTranspose(first, 4, use_bias=config.generator_norm != "batch"))
             self.activate(config)
+            for channels in others:
+                self.double(channels, config)
+                self.activate(config)
         if config.upsampling == "bilinear":
             self.add(layers.Conv2D(3, 3, padding="same", dtype="float32"))
         else:
             self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
+        if config.background:
+            self.add(Background(name="background", dtype="float32"))
+        self.add(layers.Activation("sigmoid", dtype="float32"))
 
     def double(self, channels, config):
         """Add a convolution to `channels` of twice the height and width."""

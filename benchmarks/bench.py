@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 from learn import hushed
 
-ROOT = Path(__file__).resolve().parent.parent
 ORIGINAL = "--preset original"  # batch 32, 20 steps, 64x64, all frames decoded
 
 

@@ -143,11 +143,12 @@ function draw(frame) {
  */
 function shine(from, to, size) {
   const ramp = (/** @type {number} */ x) => Math.min(1, (Math.min(x, size - 1 - x) + 0.5) / (EDGE * size));
+  const fade = Array.from({ length: size }, (_, x) => ramp(x));
   for (let y = 0, i = 0; y < size; y++)
     for (let x = 0; x < size; x++, i += 4) {
       const brightest = Math.max(from[i], from[i + 1], from[i + 2]);
       for (let c = i; c < i + 3; c++) to[c] = (255 * from[c]) / brightest;
-      to[i + 3] = (255 * (brightest - DARK) * ramp(x) * ramp(y)) / (255 - DARK);
+      to[i + 3] = (255 * (brightest - DARK) * fade[x] * fade[y]) / (255 - DARK);
     }
 }
 
