@@ -79,7 +79,7 @@ def video(weights=None, seed=0, fps=30.0, grid="1x1", duration=30.0, scale=1, lo
     playback.check_film(out)
     lamps = played(weights, seed, rows * columns)
     count = max(1, round(duration * fps))
-    frames = lamps.frames()
+    frames = lamps.frames(lamps.at_once)
     if loop:
         steps = max(1, round(count / lamps.config.every_nth))
         count, frames = steps * lamps.config.every_nth, lamps.loop(steps)

@@ -12,6 +12,7 @@ across a batch, a lamp alone runs exactly as it does among others.
 
 import math
 from contextlib import contextmanager
+from itertools import pairwise
 
 import keras
 from keras import layers, ops
@@ -37,12 +38,12 @@ def turn(start, end, share):
 
 
 def interpolate(start, end, n):
-    """n latents [B, n, Z] from `start` [B, Z] towards `end` [B, Z], at even steps along the sphere.
+    """n latents [..., n, Z] from `start` [..., Z] towards `end` [..., Z], at even steps along the sphere.
 
     The first is `start`; `end`, which begins the next stretch, is left out.
     """
-    share = ops.reshape(ops.arange(n, dtype=start.dtype) / n, (1, n, 1))
-    return turn(start[:, None], end[:, None], share)
+    share = ops.arange(n, dtype=start.dtype)[:, None] / n
+    return turn(start[..., None, :], end[..., None, :], share)
 
 
 class Transition(keras.Model):
@@ -218,8 +219,8 @@ class Discriminator(keras.Model):
         """
         frames = clips * 2 - 1
         if self.config.differences:
-            still = ops.zeros_like(frames[:, :1])
-            change = ops.concatenate([still, frames[:, 1:] - frames[:, :-1]], axis=1)
+            steps = ops.unstack(frames, axis=1)  # the gradient of a slice would be a slow one
+            change = ops.stack([after - before for before, after in pairwise([steps[0], *steps])], axis=1)
             frames = ops.concatenate([frames, DIFFERENCE_GAIN * change], axis=-1)
         batch, time, *shape = ops.shape(frames)
         features = self.look(ops.reshape(frames, (-1, *shape)), training=training)

@@ -1,5 +1,6 @@
 """Trained weights -> an endless iterator of frames, or a film that is its own sequel."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from config import Config
 from models import Generator, Transition, interpolate, turn
 
 MELT = 25  # steps over which a lamp turns into another, or the end of a looping film into its beginning
+BATCH = 2**18  # pixels that are drawn at once in a film
 BURN_IN = 50  # steps of the latent alone before the first frame, to get from fresh noise into the film
 
 
@@ -40,24 +42,38 @@ class Lamps:
         self.newcomers = None  # the state of the lamps that those of `frames` are turning into
         self.streams = [np.random.Philox(key=[seed, lamp]) for lamp in range(lamps)]
 
-    def frames(self):
+    def frames(self, steps=1):
         """Frames for ever, uint8 RGB [lamps, img_size, img_size, 3], `every_nth` of them to a step of the model.
 
-        Memory stays what it is, however long the film.
+        Those of `steps` steps are drawn at once: more is faster, and `renew` is heeded later. Memory stays what it is,
+        however long the film.
         """
+        path = self.path()
+        end = next(path)
+        while True:
+            latents = [end, *itertools.islice(path, steps)]
+            end = latents[-1]
+            yield from self.draw(tf.stack(latents, axis=1)).numpy()
+
+    def path(self):
+        """The latents [lamps, Z] that the lamps of `frames` pass through, for ever."""
         state = self.begin()
         latents = state[0]
         while True:
+            yield latents
             state = self.move(self.normals(), state)
-            following = state[0]
+            latents = state[0]
             if self.newcomers:
                 self.newcomers = self.move(self.normals(), self.newcomers)
                 self.melted += 1
-                following = turn(following, self.newcomers[0], eased(self.melted / MELT))
+                latents = turn(latents, self.newcomers[0], eased(self.melted / MELT))
                 if self.melted == MELT:
                     state, self.newcomers = self.newcomers, None
-            yield from np.moveaxis(self.draw(latents, following).numpy(), 1, 0)
-            latents = following
+
+    @property
+    def at_once(self):
+        """Steps to draw at once where nobody waits for a frame."""
+        return max(1, BATCH // (self.lamps * self.config.every_nth * self.config.img_size**2))
 
     def renew(self):
         """Let the lamps of `frames` turn into new ones, over MELT steps."""
@@ -74,9 +90,9 @@ class Lamps:
         latents, _ = self.roll(self.normals(melt + steps), self.begin())
         before, film = latents[:, :melt], latents[:, melt:]
         share = eased(tf.range(1.0, melt + 1)[:, None] / melt)
-        film = tf.concat([film[:, :steps - melt], turn(film[:, steps - melt:], before, share)], axis=1)
-        for start, end in zip(range(steps), [*range(1, steps), 0], strict=True):
-            yield from np.moveaxis(self.draw(film[:, start], film[:, end]).numpy(), 1, 0)
+        film = tf.concat([film[:, :steps - melt], turn(film[:, steps - melt:], before, share), film[:, :1]], axis=1)
+        for start in range(0, steps, self.at_once):
+            yield from self.draw(film[:, start:start + self.at_once + 1]).numpy()
 
     def normals(self, *shape):
         """Normal numbers [lamps, *shape, Z], each lamp's from a stream of its own."""
@@ -100,11 +116,11 @@ class Lamps:
         return self.transition(normal, state)[1]
 
     @tf.function
-    def draw(self, start, end):
-        """The frames uint8 [lamps, every_nth, H, W, 3] from latents `start` [lamps, Z] up to `end`, as one batch."""
-        latents = interpolate(start, end, self.config.every_nth)
-        drawn = draw(self.generator, tf.reshape(latents, (-1, self.config.latent_size)))
-        return tf.reshape(drawn, (*latents.shape[:2], *drawn.shape[1:]))
+    def draw(self, path):
+        """The frames uint8 [T * every_nth, lamps, H, W, 3] along latents [lamps, T + 1, Z], as one batch."""
+        latents = interpolate(path[:, :-1], path[:, 1:], self.config.every_nth)
+        frames = draw(self.generator, tf.reshape(latents, (-1, self.config.latent_size)))
+        return tf.experimental.numpy.moveaxis(tf.reshape(frames, (path.shape[0], -1, *frames.shape[1:])), 1, 0)
 
 
 def draw(generator, latents):

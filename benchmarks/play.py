@@ -40,7 +40,7 @@ def measure(prefix):
     from models import interpolate
 
     lamps = rollout.Lamps(prefix)
-    config, frames = lamps.config, lamps.frames()
+    config, live, film = lamps.config, lamps.frames(), lamps.frames(lamps.at_once)
     wall = rollout.Lamps(prefix, lamps=12)
     many = wall.frames()
     eager = dict(state=lamps.begin())
@@ -57,7 +57,8 @@ def measure(prefix):
         return rate(lambda: lamps.roll(normals, state)[0].numpy(), steps)
 
     ahead = 20 * config.every_nth
-    return dict(one=rate(lambda: list(itertools.islice(frames, ahead)), ahead),
+    return dict(live=rate(lambda: list(itertools.islice(live, ahead)), ahead),
+                film=rate(lambda: list(itertools.islice(film, ahead)), ahead),
                 wall=rate(lambda: list(itertools.islice(many, config.every_nth)), 12 * config.every_nth),
                 plain=rate(plain, config.every_nth), roll_one=rolling(1), roll_many=rolling(64))
 

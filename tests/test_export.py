@@ -54,7 +54,7 @@ def test_onnx_draws_the_same_lamp(page, run):
     assert (frames[..., 3] == 255).all()
     following = lamps.move(normal, (start, memory))[0].numpy()
     np.testing.assert_allclose(end, following, atol=1e-5)
-    drawn = np.moveaxis(lamps.draw(start, following).numpy(), 1, 0)
+    drawn = lamps.draw(np.stack([start, following], axis=1)).numpy()
     assert np.abs(frames[..., :3].astype(int) - drawn).max() <= 1
 
 
