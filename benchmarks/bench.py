@@ -9,6 +9,7 @@ from run to run. "Wanted" is what we ask of the row, of ours or of the ratio. Ta
 import itertools
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -90,7 +91,28 @@ def training():
         grown = step(flags, steps=2)
         row(f"with {flags} ({times} times)", f"{seconds(grown['step'])} {grown['memory']:.1f} GB",
             f"{seconds(default['step'])} (default)", f"1/{grown['step'] / default['step']:.1f}", f"ratio >= 1/{times}")
+    loopback = shared(cores=os.cpu_count() // 2)
+    row("as two machines, processes with half the cores each", seconds(loopback), f"{seconds(default['step'])} (one)",
+        beside(loopback, default["step"]))
     overhead(default["step"])
+
+
+def shared(cores):
+    """Median seconds of a step of the default recipe that two processes share, with so many cores each."""
+    ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]  # taken together, so that they differ
+    hosts = [f"127.0.0.1:{port.getsockname()[1]}" for port in ports]
+    for port in ports:
+        port.close()
+    command, processes = [sys.executable, "benchmarks/step.py", "--distribute=multiworker"], []
+    for index in range(2):
+        cluster = json.dumps(dict(cluster=dict(worker=hosts), task=dict(type="worker", index=index)))
+        limits = dict(TF_CONFIG=cluster, TF_NUM_INTRAOP_THREADS=str(cores), TF_NUM_INTEROP_THREADS=str(cores))
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | limits, stdout=subprocess.PIPE,
+                                          stderr=subprocess.PIPE, text=True))
+    outputs = [process.communicate() for process in processes]
+    if any(process.returncode for process in processes):
+        sys.exit(f"{' '.join(command)}: {outputs[0][1]}{outputs[1][1]}")
+    return statistics.median(json.loads(outputs[0][0])["steps"])
 
 
 def overhead(step):

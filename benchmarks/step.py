@@ -5,8 +5,8 @@
 With --unrolled the same networks are called anew at every time step, the plain way; ours rolls the latents first, and
 calls generator and discriminator once, on all frames of all steps as one batch. Prints JSON: seconds to the first step
 (building and tracing, without TensorFlow's import), seconds of each later one, the largest resident memory in GB, and
-the GFLOP of convolutions and matrix products in the step's graph, but for its loops: those are small GRUs, unless
---accumulate is given.
+on one device the GFLOP of convolutions and matrix products in the step's graph, but for its loops: those are small
+GRUs, unless --accumulate is given.
 """
 
 import argparse
@@ -83,19 +83,24 @@ def measure(config, steps, unrolled):
 
         import models
         import trainer
+        from distribution import make_strategy
+
+        strategy = make_strategy(config.distribute)
     trainer_class = unroll(models, trainer) if unrolled else trainer.Trainer
-    shape = (config.batch_size, config.clip_len, config.img_size, config.img_size, 3)
-    real = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     times, begun = [], time.perf_counter()
-    ours = trainer_class(config)
+    ours = trainer_class(config, strategy)
+    shape = (len(ours.rows()), config.clip_len, config.img_size, config.img_size, 3)
+    real = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for _ in range(1 + steps):
         ours.train_step(real, config.learning_rate)
         times.append(time.perf_counter() - begun)
         begun = time.perf_counter()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    signature = tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((2,), tf.float64)
-    return dict(first=times[0], steps=times[1:], memory=memory,
-                gflop=gflop(ours.update.get_concrete_function(*signature).graph))
+    out = dict(first=times[0], steps=times[1:], memory=memory)
+    if config.distribute == "none":
+        signature = tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((2,), tf.float64)
+        out["gflop"] = gflop(ours.update.get_concrete_function(*signature).graph)
+    return out
 
 
 def main():
