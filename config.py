@@ -70,6 +70,9 @@ class Config:
                                    "'moments' of all numbers together", group="losses",
                          choices=("chains", "moments"))
     penalty_weight: float = param(3.0, "weight of the normality penalty", group="losses", low=0)
+    distance_weight: float = param(1.0, "weight of the penalty on frames that are further apart than those of the "
+                                        "footage, or less, in time and from clip to clip; 0: none", group="losses",
+                                   low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
 
     # How they get there.
@@ -124,7 +127,7 @@ class Config:
 
     @classmethod
     def load(cls, path):
-        """Read what `save` wrote, now or before a hyper-parameter was added: its default is what was done before.
+        """Read what `save` wrote; a hyper-parameter that was added since has its default.
 
         Raises:
             UserError: the file is missing, is not JSON, or holds other keys or values than this class's.
@@ -171,7 +174,7 @@ PRESETS = {
         latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
         batch_norm=True, generator_norm="batch", upsampling="transposed", background=False,
         differences=False, frame_logits=False, minibatch_std=False,
-        penalty="moments", penalty_weight=0.1, r1_gamma=0.0,
+        penalty="moments", penalty_weight=0.1, distance_weight=0.0, r1_gamma=0.0,
         optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
     ),
 }

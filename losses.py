@@ -13,6 +13,32 @@ def generator_loss(fake):
     return ops.mean(ops.softplus(-fake))
 
 
+def thumbnails(clips):
+    """Clips [B, T, H, W, 3] -> [B, T, F], F = 192: the mean colour of each of 8x8 fields of each frame."""
+    batch, time, height, width, _ = clips.shape
+    fields = height // 8, width // 8
+    small = ops.average_pool(ops.reshape(clips, (-1, height, width, 3)), fields, fields)
+    return ops.reshape(small, (batch, time, -1))
+
+
+def distance_penalty(fake, real):
+    """How much further apart, or less, generated frames are than real ones; thumbnails [B, T, F] of clips -> 0 or more.
+
+    There are two kinds of distances: of each frame from the one before, and from the frame of another clip. The sorted
+    distances of generated clips are compared with those of real ones, which is the Wasserstein distance of the two
+    distributions; in units of the mean real distance, added up. A discriminator of clips sees too little of it: a lamp
+    that rests looks right nearly always, and where it jumps there is hardly ever a clip.
+    """
+    return sum(ops.mean(ops.abs(ops.sort(ours) - ops.sort(theirs))) / (ops.mean(theirs) + 1e-4)
+               for ours, theirs in zip(distances(fake), distances(real), strict=True))
+
+
+def distances(x):
+    """Root mean square differences of x [B, T, F], from the step before [B (T - 1)] and from the next clip [B T]."""
+    for difference in x[:, 1:] - x[:, :-1], x - ops.roll(x, 1, axis=0):
+        yield ops.reshape(ops.sqrt(ops.mean(ops.square(difference), axis=-1) + 1e-8), (-1,))
+
+
 def gradient_penalty(gradients):
     """R1 (Mescheder et al. 2018): half the squared length of the logits' gradients by real clips [B, ...], averaged."""
     squares = ops.square(ops.reshape(gradients, (ops.shape(gradients)[0], -1)))

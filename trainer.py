@@ -12,8 +12,8 @@ from distribution import local_replicas
 from files import UserError
 from models import Discriminator, Generator, Transition
 
-METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "gradient/discriminator", "gradient/generator",
-           "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
+METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "gradient/discriminator",
+           "gradient/generator", "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 R1_CLIPS = 4  # real clips of a batch under the gradient penalty: of all it would cost as much as the rest of a step
 SAMPLES = 8  # lamps drawn for TensorBoard
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
@@ -117,18 +117,19 @@ class Trainer:
             penalty = scale[1] * config.penalty_weight / n * normality
         share = config.batch_size // n
         rows = device.replica_id_in_sync_group + n * tf.range(share)
-        features, back = self.see(window, real, rows, seeds[2:4])
-        fake, true = (tf.ensure_shape(device.all_gather(part, axis=0), (config.batch_size, *part.shape[1:]))
-                      for part in features)
+        seen, back = self.see(window, real, rows, seeds[2:4])
+        order = [row % n * share + row // n for row in range(config.batch_size)]  # where in what is gathered
+        whole = (tf.ensure_shape(device.all_gather(part, axis=0), (None, *part.shape[1:])) for part in seen)
+        fake, true, *small = (tf.gather(part, order) for part in whole)
         with tf.GradientTape(persistent=True) as judging:
-            judging.watch((fake, true))
+            judging.watch((fake, true, small))
             fake_logits, real_logits = self.discriminator.judge(fake), self.discriminator.judge(true)
             judge_loss = losses.discriminator_loss(real_logits, fake_logits)
             fool_loss = losses.generator_loss(fake_logits)
-            scaled = scale[0] * judge_loss, scale[1] * fool_loss
-        own = device.replica_id_in_sync_group * share + tf.range(share)  # of the features that were gathered
-        by_judge, by_lamp = judging.gradient(scaled[0], (fake, true)), judging.gradient(scaled[1], fake)
-        eye, hand, by_window = back([tf.gather(pull, own) for pull in by_judge], tf.gather(by_lamp, own))
+            apart = losses.distance_penalty(*small)
+            scaled = scale[0] * judge_loss, scale[1] * (fool_loss + config.distance_weight * apart)
+        by_judge, by_lamp = judging.gradient(scaled[0], (fake, true)), judging.gradient(scaled[1], (fake, small[0]))
+        eye, hand, by_window = back(*([tf.gather(pull, rows) for pull in pulls] for pulls in (by_judge, by_lamp)))
         judge_gradients = eye + judging.gradient(scaled[0], self.head, tf.constant(1 / n))
         lamp_gradients = hand + rolling.gradient((window, penalty), self.transition.trainable_variables,
                                                  (by_window, tf.ones(())))
@@ -137,7 +138,8 @@ class Trainer:
             judge_gradients = [a + b for a, b in zip(judge_gradients, penalties, strict=True)]
         self.judge_optimizer.apply(judge_gradients, self.eye + self.head)
         self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
-        metrics = tf.stack([judge_loss, fool_loss, normality, n / scale[0] * tf.linalg.global_norm(judge_gradients),
+        metrics = tf.stack([judge_loss, fool_loss, normality, apart,
+                            n / scale[0] * tf.linalg.global_norm(judge_gradients),
                             n / scale[1] * tf.linalg.global_norm(lamp_gradients),
                             *losses.moments(outputs, axis=(0, 1, 2))])
         known = tf.concat([tf.cast(metrics, tf.float64), clock], axis=0)
@@ -169,9 +171,9 @@ class Trainer:
         losses, and once more to carry the gradients of those back (Gao et al., "Scaling deep contrastive learning
         batch size under memory limited setup", 2021).
 
-        Returns (features, back): the features [B, T, F] of the drawn and of the real clips; and a function that turns
-        a judge's gradients by both, and a lamp's by the former, into gradients by the weights that see, by those that
-        draw, and by `window`.
+        Returns (seen, back): of the drawn and of the real clips the features [B, T, F], then of both the thumbnails;
+        and a function that turns a judge's gradients by both features, and a lamp's by features and thumbnails of the
+        drawn ones, into gradients by the weights that see, by those that draw, and by `window`.
         """
         parts, drawing = self.config.accumulate, self.generator.trainable_variables
         rows = tf.reshape(rows, (parts, -1))
@@ -186,31 +188,31 @@ class Trainer:
                 tape.watch(window)
                 fake = self.augment(decode(tf.gather(window, rows[part])), seeds[0], rows[part])
                 true = self.augment(to_float(real[part]), seeds[1], rows[part])
-                features = [look(fake), look(true)]
-            return tape, features
+                seen = [look(fake), look(true), losses.thumbnails(fake), losses.thumbnails(true)]
+            return tape, seen
 
-        def back(tape, features, by_judge, by_lamp):
-            seeing = tape.gradient(features, self.eye, by_judge)
-            *drawn, by_window = tape.gradient(features[0], [*drawing, window], by_lamp)
+        def back(tape, seen, by_judge, by_lamp):
+            seeing = tape.gradient(seen[:2], self.eye, by_judge)
+            *drawn, by_window = tape.gradient(seen[::2], [*drawing, window], by_lamp)
             return seeing, drawn, tf.convert_to_tensor(by_window)
 
         if parts == 1:
-            tape, features = forth(0)
-            return features, lambda by_judge, by_lamp: back(tape, features, by_judge, by_lamp)
+            tape, seen = forth(0)
+            return seen, lambda by_judge, by_lamp: back(tape, seen, by_judge, by_lamp)
 
         def back_in_parts(by_judge, by_lamp):
-            pulls = [tf.reshape(pull, (parts, -1, *pull.shape[1:])) for pull in (*by_judge, by_lamp)]
+            pulls = [tf.reshape(pull, (parts, -1, *pull.shape[1:])) for pull in (*by_judge, *by_lamp)]
 
             def add(sums, part):
-                fake, true, lamp = (pull[part] for pull in pulls)
+                fake, true, *lamp = (pull[part] for pull in pulls)
                 return tf.nest.map_structure(tf.add, sums, back(*forth(part), [fake, true], lamp))
 
             nothing = tf.nest.map_structure(tf.zeros_like, (self.eye, drawing, window))
             return tf.foldl(add, tf.range(parts), nothing, parallel_iterations=1)
 
-        features = tf.map_fn(lambda part: forth(part)[1], tf.range(parts), parallel_iterations=1,
-                             fn_output_signature=[tf.float32, tf.float32])
-        return [tf.reshape(part, (-1, *part.shape[2:])) for part in features], back_in_parts
+        seen = tf.map_fn(lambda part: forth(part)[1], tf.range(parts), parallel_iterations=1,
+                         fn_output_signature=4 * [tf.float32])
+        return [tf.reshape(part, (-1, *part.shape[2:])) for part in seen], back_in_parts
 
     def seeds(self, n):
         """n seeds [n, 2] for this step.

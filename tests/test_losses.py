@@ -33,6 +33,38 @@ def test_losses_stay_finite_for_certain_logits():
     assert value(losses.discriminator_loss(sure, -sure)) == 0
 
 
+def film(starts, change, steps=4):
+    """Clips [B, T, 16, 16, 3] of plain frames that begin at `starts` and brighten by `change` a step."""
+    return (starts[:, None] + change * np.arange(steps))[..., None, None, None] * np.ones((16, 16, 3), "float32")
+
+
+def test_thumbnails_are_mean_colours_of_fields():
+    clips = np.random.default_rng(0).random((2, 3, 16, 32, 3), "float32")
+    fields = clips.reshape(2, 3, 8, 2, 8, 4, 3).mean((3, 5)).reshape(2, 3, 192)
+    np.testing.assert_allclose(value(losses.thumbnails(clips)), fields, rtol=1e-5)
+
+
+def test_distance_penalty_is_the_wasserstein_distance_of_both_kinds():
+    starts = np.random.default_rng(0).random(64).astype("float32")
+    real, double, still, alike = (losses.thumbnails(film(*given)) for given in (
+        (starts, 0.1), (starts, 0.2), (starts, 0.0), (np.zeros_like(starts), 0.1)))
+    assert value(losses.distance_penalty(real, real)) == 0
+    assert value(losses.distance_penalty(real[::-1], real)) == pytest.approx(0, abs=1e-5), "in whatever order"
+    assert value(losses.distance_penalty(double, real)) == pytest.approx(1, rel=0.01), "twice as fast"
+    assert value(losses.distance_penalty(still, real)) == pytest.approx(1, rel=0.01), "at rest"
+    assert value(losses.distance_penalty(alike, real)) == pytest.approx(1, rel=0.01), "all lamps the same"
+
+
+def test_distance_penalty_sees_lamps_that_rest_and_jump():
+    starts = np.random.default_rng(0).random(64).astype("float32")
+    real, jumping = film(starts, 0.1), film(starts, 0.0)
+    jumping[::8, 2:] += 2.4  # eight clips of 64, of one step in three: as fast on average
+    real, jumping = (losses.thumbnails(clips) for clips in (real, jumping))
+    change, no_change = (np.mean(value(next(losses.distances(clips)))) for clips in (real, jumping))
+    assert no_change == pytest.approx(change, rel=0.01)
+    assert value(losses.distance_penalty(jumping, real)) > 1.5
+
+
 def test_gradient_penalty_is_half_the_squared_length():
     gradients = np.zeros((2, 3, 4), "float32")
     gradients[0, 0, 0], gradients[1, 2, :2] = 3, 1  # squared lengths 9 and 2
