@@ -79,6 +79,8 @@ class Config:
     optimizer: str = param("adam", "optimiser of all networks", group="optimisation", choices=("adam", "sgd"))
     learning_rate: float = param(5e-4, "learning rate at the start; falls to 0 along a cosine",
                                  group="optimisation", low=0)
+    judge_floor: float = param(0.7, "loss of the discriminator below which it learns more slowly than the rest; "
+                                    "0: never", group="optimisation", low=0)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999)
     epochs: int = param(20, "epochs to train; one epoch shows about every frame once", group="optimisation",
@@ -175,6 +177,6 @@ PRESETS = {
         batch_norm=True, generator_norm="batch", upsampling="transposed", background=False,
         differences=False, frame_logits=False, minibatch_std=False,
         penalty="moments", penalty_weight=0.1, distance_weight=0.0, r1_gamma=0.0,
-        optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
+        optimizer="sgd", learning_rate=1e-3, judge_floor=0.0, ema=0.0, epochs=200, save_every=10,
     ),
 }

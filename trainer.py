@@ -31,6 +31,7 @@ class Trainer:
         check_parts(config, self.strategy.num_replicas_in_sync)
         self.step = tf.Variable(0, dtype=tf.int64)  # each machine counts for itself
         self.seconds = tf.Variable(0.0, dtype=tf.float64)
+        self.judge_loss = tf.Variable(2 * math.log(2), dtype=tf.float64)  # of late; at first that of chance
         with self.strategy.scope():
             self.build()
 
@@ -53,7 +54,7 @@ class Trainer:
         self.resuming = tf.train.Checkpoint(
             generator=self.generator, transition=self.transition, discriminator=self.discriminator,
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
-            step=self.step, seconds=self.seconds, state=self.state)
+            step=self.step, seconds=self.seconds, judge_loss=self.judge_loss, state=self.state)
 
     def begin_with(self, frame):
         """Let the generator start from a picture [H, W, 3], 0..1."""
@@ -72,7 +73,7 @@ class Trainer:
             FloatingPointError: a loss or a gradient is not finite.
         """
         self.lamp_optimizer.learning_rate.assign(learning_rate)
-        self.judge_optimizer.learning_rate.assign(learning_rate)
+        self.judge_optimizer.learning_rate.assign(learning_rate * self.judge_pace())
         mine = np.split(real, len(self.replicas))
         real = self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(mine[self.replicas.index(context.replica_id_in_sync_group)]))
@@ -81,7 +82,16 @@ class Trainer:
             # A gradient that float16 cannot hold is skipped: the optimiser then scales the losses down.
             if not math.isfinite(value) and not (self.config.precision == "float16" and name.startswith("gradient")):
                 raise FloatingPointError(f"{name} became {value} at step {int(self.step)}")
+        self.judge_loss.assign_add(0.05 * (metrics[0] - self.judge_loss))
         return metrics, clock
+
+    def judge_pace(self):
+        """How fast the discriminator is to learn, as a share of the learning rate.
+
+        One that wins has ever less to tell the generator: below a loss of `judge_floor` it slows down, by the square.
+        """
+        floor = self.config.judge_floor
+        return min(1.0, float(self.judge_loss) / floor) ** 2 if floor else 1.0
 
     def rows(self):
         """Which clips of a batch this machine trains on, each of its devices an equal share, one after the other."""

@@ -254,6 +254,18 @@ def test_the_average_follows_the_weights(small):
         np.testing.assert_allclose(mean, 0.9 * old + 0.1 * weight, atol=1e-6)
 
 
+def test_a_discriminator_that_wins_slows_down(small):
+    trainer = Trainer(Config(**small, judge_floor=0.6))
+    assert trainer.judge_pace() == 1
+    trainer.judge_loss.assign(0.3)
+    assert trainer.judge_pace() == pytest.approx(0.25)
+    metrics, _ = trainer.train_step(real(trainer.config), 1e-3)
+    assert float(trainer.judge_optimizer.learning_rate) == pytest.approx(0.25e-3)
+    assert float(trainer.lamp_optimizer.learning_rate) == pytest.approx(1e-3)
+    assert float(trainer.judge_loss) == pytest.approx(0.3 + 0.05 * (metrics[0] - 0.3))
+    assert Trainer(Config(**small, judge_floor=0.0)).judge_pace() == 1
+
+
 def test_without_an_average_the_weights_themselves_are_saved(small):
     trainer = Trainer(Config(**small, ema=0.0))
     trainer.train_step(real(trainer.config), 1e-2)
