@@ -262,7 +262,7 @@ def rectangle(text):
 def hushed():
     """Keep TensorFlow's start-up chatter off the screen, unless starting fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Convolutions by oneDNN, also on processors where TensorFlow leaves it off: a step takes two thirds of the time
+    # Convolutions by oneDNN, also on processors where TensorFlow leaves it off: a step takes half the time
     # on an AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     screen = os.dup(2)
