@@ -92,7 +92,7 @@ def test_quitting_closes_the_window(display, action, end):
         time.sleep(0.1)
         assert window.find(), "another key closed it"
         action(window)
-        until(lambda: not window.find(), "end of the window", 2)
+        until(lambda: not window.find(), "end of the window")
         assert window.process.poll() is None  # so it was closed, not lost with its process
         assert window.process.communicate() == (end + "\n", "")
 

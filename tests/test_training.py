@@ -166,14 +166,14 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
     process = start(tmp_path, *flags, "--epochs=1")
     until(lambda: len(list(tmp_path.glob("frames/*.png"))) > 5, process)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=120)
     assert "frames holds no frames: simulating a lava lamp" in output
     assert process.returncode == 130
     assert "Traceback" not in errors
     process = start(tmp_path, *flags, "--epochs=1")
     assert process.stdout.readline() == "frames holds only part of its frames: simulating a lava lamp\n"
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 143
 
 
