@@ -165,7 +165,8 @@ def report(bar, done, step, steps_per_epoch, metrics):
     """Show on the bar the epoch, the speed, the losses, and the moments of the states."""
     elapsed = bar.format_dict["elapsed"]
     bar.steps = getattr(bar, "steps", 0) + 1
-    judge, fool, normality, _, _, _, mean, std, skewness, kurtosis = metrics
+    judge, fool, normality = metrics[:3]
+    mean, std, skewness, kurtosis = metrics[-4:]
     bar.set_description_str(f"epoch {math.ceil(step / steps_per_epoch)}", refresh=False)
     bar.set_postfix_str(f"{bar.steps / elapsed:.2f} steps/s, loss D {judge:.2f} G {fool:.2f} N {normality:.3f}, "
                         f"mean {mean:+.2f} std {std:.2f} skew {skewness:+.2f} kurt {kurtosis:.2f}", refresh=False)
