@@ -50,24 +50,41 @@ def newest(run, kind):
 def find_weights(path=None, logs="logs"):
     """The prefix of the weights meant by `path`: itself, the newest of a run's folder or, for None, of all runs.
 
+    One of the two files of a prefix, as a shell completes its name, means the prefix.
+
     Raises:
         UserError: there are no such weights.
     """
+    trained = [found for run in sorted(Path(logs).glob("*/")) if (found := newest(run, "weights"))]
     if path is None:
-        trained = [run for run in sorted(Path(logs).glob("*/")) if newest(run, "weights")]
         if not trained:
             raise UserError(f"{logs} holds no trained weights; train some first with: python learn.py")
-        return newest(trained[-1], "weights")
+        return trained[-1]
     path = Path(path)
     if path.is_dir():
         found = newest(path, "weights")
         if not found:
             raise UserError(f"{path} holds no weights; name another run, or train on with --resume {path}")
         return found
+    path = path.with_name(re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name))
     if not exists(path):
-        raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix such as "
-                        "logs/20220104-213105/weights.180")
+        known = f"the newest of {logs} are {trained[-1]}" if trained else "train some first with: python learn.py"
+        raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix: {known}")
     return path
+
+
+def find_state(run):
+    """The prefix of the newest training state in the folder `run`.
+
+    Raises:
+        UserError: there is no such folder, or no state in it.
+    """
+    if not Path(run).is_dir():
+        raise UserError(f"there is no run {run}; give --resume the folder of one, or start anew without it")
+    state = newest(run, "state")
+    if not state:
+        raise UserError(f"{run} holds no training state to resume from; start anew without --resume")
+    return state
 
 
 def exists(prefix):

@@ -76,7 +76,8 @@ def load(data_dir, img_size):
     folder = Path(os.path.abspath(data_dir))
     paths = images(folder)
     if not paths:
-        raise UserError(f"{data_dir} holds no PNG or JPEG images; prepare a video into it first")
+        raise UserError(f"{data_dir} holds no PNG or JPEG images; name the folder that does, or put some there with "
+                        "--mode prepare or --mode simulate")
     if not record(folder).get("complete", True):
         raise UserError(f"{data_dir} holds only part of its frames, as writing them was interrupted; do that again, "
                         f"or delete {RECORD} there to use the part")

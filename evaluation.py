@@ -44,7 +44,7 @@ LIMITS = {
 }
 
 
-def evaluate(prefix, cache, seed, steps):
+def evaluate(prefix, cache, seed, steps, overwrite=False):
     """Measure the lamp of the weights `prefix` against the footage in `cache`, and write what is found beside them.
 
     Args:
@@ -53,13 +53,18 @@ def evaluate(prefix, cache, seed, steps):
         cache: path of the frames, as `data.load` returns it.
         seed: picks lamps, frames, patches and projections.
         steps: of the long rollout, rounded to whole thousands, at least SEEDS of them.
+        overwrite: replace an entry of more steps.
 
     Returns the entry: what was compared, and "figures", a list of dicts as `frame_figures` makes them.
 
     Raises:
-        UserError: the footage is too short, or the weights cannot be read.
+        UserError: the footage is too short, the weights cannot be read, or there is an entry of more steps.
     """
     known = entries(prefix.with_name("eval.json"))  # first, so that a broken one is told before the long work
+    before = known.get(prefix.name, {}).get("steps", 0)
+    if before > steps and not overwrite:
+        raise UserError(f"{prefix.with_name('eval.json')} holds the figures of {before:,} steps; give --steps as many, "
+                        "or --overwrite to replace them")
     config, generator, transition = rollout.load(prefix)
     film = np.load(cache, mmap_mode="r", allow_pickle=False)
     reals = [Footage(film, config.every_nth, np.random.default_rng([seed, i])) for i in range(SEEDS)]

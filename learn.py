@@ -21,7 +21,7 @@ from files import UserError
 
 
 def train(preset=None, resume=None, **values):
-    """Train on the frames in --data_dir; simulate some where there are none."""
+    """Train on the frames in --data_dir; without that flag, simulate some where there are none."""
     run = Path(resume) if resume else None
     if values.get("max_minutes") and "epochs" in values:
         raise UserError("--epochs and --max_minutes both say when a run ends; give one of them")
@@ -30,7 +30,8 @@ def train(preset=None, resume=None, **values):
 
     noted = data.record(config.data_dir)
     interrupted = noted and not noted["complete"] and noted["origin"].get("kind") == "simulation"
-    if interrupted or not data.images(config.data_dir):
+    # Only where nobody named a folder: frames for a misspelt name would be the wrong ones, in the wrong place.
+    if interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir)):
         print(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp",
               flush=True)
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
@@ -50,6 +51,9 @@ def train(preset=None, resume=None, **values):
 
 def resumed(run, preset, values):
     """The config to go on with: the run's own, but for where its frames are, when it ends, and the machine."""
+    import checkpoints
+
+    checkpoints.find_state(run)  # before frames are read or made
     config = Config.load(run / "config.json")
     free = {"data_dir", "epochs", "max_minutes", "save_every", "accumulate", "remat", "distribute"}
     fixed = [name for name in values if name not in free]
@@ -76,7 +80,7 @@ def video(weights=None, seed=0, fps=30.0, grid="1x1", duration=30.0, scale=1, lo
     import playback
 
     rows, columns = wall(grid)
-    playback.check_film(out)
+    playback.check_film(out, fps)
     lamps = played(weights, seed, rows * columns)
     count = max(1, round(duration * fps))
     frames = lamps.frames(lamps.at_once)
@@ -86,7 +90,7 @@ def video(weights=None, seed=0, fps=30.0, grid="1x1", duration=30.0, scale=1, lo
     playback.film((playback.tiled(lamps, rows) for lamps in frames), out, fps, count, scale)
 
 
-def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000):
+def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite=False):
     """Measure how real the lamp is, and how long it stays so."""
     if steps < 1:
         raise UserError(f"--steps must be at least 1, not {steps}")
@@ -99,7 +103,7 @@ def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000):
     print(f"evaluating {prefix} beside {data_dir}", flush=True)
     with hushed():
         import evaluation
-    print(evaluation.table(evaluation.evaluate(prefix, frames, seed, steps)))
+    print(evaluation.table(evaluation.evaluate(prefix, frames, seed, steps, overwrite)))
     print(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 
 
@@ -157,7 +161,9 @@ def simulate(n_frames=24000, data_dir="frames", img_size=64, seed=0, overwrite=F
 
 def tell(record, data_dir):
     """Say what frames there are now."""
-    print(f"{data_dir} holds {record['n_frames']} frames of {record['source']}; train on them with: "
+    x, y, side, _ = record["origin"].get("crop", (0, 0, 0, 0))
+    part = f", of each the {side}x{side} pixels from {x},{y} on" if side else ""
+    print(f"{data_dir} holds {record['n_frames']} frames of {record['source']}{part}; train on them with: "
           f"python learn.py --data_dir {data_dir}", flush=True)
 
 
@@ -216,7 +222,7 @@ def build_parser():
     parser.flag(prepare, "video", "the footage: any video that OpenCV reads", metavar="FILE")
     parser.flag(prepare, "crop", "the square to keep, in pixels of the video; without it the largest in the middle",
                 type=rectangle, metavar="X,Y,W,H")
-    parser.flag(prepare, "overwrite", "replace the frames of another source")
+    parser.flag(prepare, "overwrite", "replace the frames of another source, or the figures of a longer rollout")
     simulated = parser.add_argument_group("frames from a simulation (--mode simulate)")
     parser.flag(simulated, "n_frames", "frames to simulate, 30 to the second", type=int, metavar="N")
     training = parser.add_argument_group("training (--mode train)")

@@ -29,6 +29,7 @@ KEYS = {"space": "pause", "n": "new lamp", "+ -": "faster, slower", "f": "full s
 NOTE = 1.5  # s that a note stays on the picture
 POLL = 0.05  # s at most between two looks at keys, window and Ctrl-C
 LATE = 0.1  # s behind the clock from which on drawing is skipped: less is not seen, and frames may come in bursts
+GIF_FPS = 50  # a GIF counts in hundredths of a second, and browsers slow down what is quicker than two of them
 LOST = 0.5  # s behind the clock from which on the delay is forgiven: else a long pause would be followed by a rush
 
 APNG = "-f", "apng", "-plays", "0", "-pred", "paeth"  # 18% smaller than the default of old ffmpegs
@@ -254,7 +255,7 @@ def film(frames, path, fps, count, scale=1):
     Raises:
         UserError: see `check_film`; or there is no ffmpeg, or it failed.
     """
-    check_film(path)
+    check_film(path, fps)
     program, ending = ffmpeg(), Path(path).suffix.lower()
     frames = iter(frames)
     first = next(frames)
@@ -303,15 +304,18 @@ def tiled(lamps, rows):
     return grid.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
 
 
-def check_film(path):
-    """See that a film can be written to `path`.
+def check_film(path, fps):
+    """See that a film of `fps` frames a second can be written to `path`.
 
     Raises:
-        UserError: it has the ending of no known format, is a folder, or its folder is missing or not writable.
+        UserError: it has the ending of no known format, or of one that is too slow; it is a folder, or its folder is
+            missing or not writable.
     """
     path = Path(path)
     if path.suffix.lower() not in FILMS:
         raise UserError(f"{path} has no ending of a known format: end it in one of {', '.join(FILMS)}")
+    if path.suffix.lower() == ".gif" and fps > GIF_FPS:
+        raise UserError(f"--fps {fps:g}: a .gif shows at most {GIF_FPS} frames a second; take another ending, or fewer")
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the film another name")
     try:

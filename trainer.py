@@ -15,6 +15,7 @@ from models import Discriminator, Generator, Transition
 METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "gradient/discriminator",
            "gradient/generator", "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 R1_CLIPS = 4  # real clips of a batch under the gradient penalty: of all it would cost as much as the rest of a step
+JUDGE_MEMORY = 0.95  # share a step of what the discriminator's loss was before, in the mean that sets its pace
 SAMPLES = 8  # lamps drawn for TensorBoard
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
@@ -56,6 +57,11 @@ class Trainer:
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
             step=self.step, seconds=self.seconds, judge_loss=self.judge_loss, state=self.state)
 
+    def sizes(self):
+        """How many weights each network has, in words."""
+        return ", ".join(f"{network.name} {network.count_params():,}" for network in
+                         (self.generator, self.transition, self.discriminator)) + " weights"
+
     def begin_with(self, frame):
         """Let the generator start from a picture [H, W, 3], 0..1."""
         if self.config.background:
@@ -82,7 +88,7 @@ class Trainer:
             # A gradient that float16 cannot hold is skipped: the optimiser then scales the losses down.
             if not math.isfinite(value) and not (self.config.precision == "float16" and name.startswith("gradient")):
                 raise FloatingPointError(f"{name} became {value} at step {int(self.step)}")
-        self.judge_loss.assign_add(0.05 * (metrics[0] - self.judge_loss))
+        self.judge_loss.assign_add((1 - JUDGE_MEMORY) * (metrics[0] - self.judge_loss))
         return metrics, clock
 
     def judge_pace(self):
@@ -335,9 +341,7 @@ class Trainer:
         Raises:
             UserError: there is none, or it cannot be read.
         """
-        state = checkpoints.newest(run, "state")
-        if not state:
-            raise UserError(f"{run} holds no training state to resume from; start anew without --resume")
+        state = checkpoints.find_state(run)
         checkpoints.sweep(run)
         checkpoints.read(self.resuming, state)
 

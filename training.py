@@ -11,6 +11,7 @@ A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
 
 import dataclasses
 import math
+import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -70,11 +71,9 @@ def train(config, frames, run=None, strategy=None):
     if trainer.chief:
         if not run:
             run = new_run()
-            for network in (trainer.generator, trainer.transition, trainer.discriminator):
-                network.summary()
         config.save(run / "config.json")
         print(f"training in {run} on {devices(trainer.strategy)}; curves and pictures: tensorboard --logdir "
-              f"{run.parent}", flush=True)
+              f"{run.parent}\n{trainer.sizes()}; the first step takes a while", flush=True)
     log = tf.summary.create_file_writer(str(run)) if trainer.chief else tf.summary.create_noop_writer()
 
     def progress():
@@ -96,8 +95,10 @@ def train(config, frames, run=None, strategy=None):
             try:
                 metrics, (seconds, stop) = trainer.train_step(real, learning_rate, clock)
             except FloatingPointError as error:
-                raise UserError(f"the training diverged, {error}; the checkpoints in {run} are from before: go on from "
-                                f"the last with --resume {run}, or start anew with a lower --learning_rate") from None
+                folder = run or "the run's folder"
+                raise UserError(f"the training diverged, {error}; the checkpoints in {folder} are from before: go on "
+                                f"from the last with --resume {folder}, or start anew with a lower --learning_rate"
+                                ) from None
             except GONE as error:
                 if config.distribute != "multiworker":
                     raise
@@ -119,7 +120,9 @@ def train(config, frames, run=None, strategy=None):
                 trainer.save_state(run)
                 saved_at = time.perf_counter()
         if trainer.chief:
-            trainer.save_weights(run, epoch_name(int(trainer.step), steps_per_epoch))
+            # A trial stopped in its first epoch has nothing to show: it shall not pass for the newest lamp.
+            if not stop or int(trainer.step) >= steps_per_epoch:
+                trainer.save_weights(run, epoch_name(int(trainer.step), steps_per_epoch))
             trainer.save_state(run)
     return run, (received or [signal.SIGINT])[0] if stop else None
 
@@ -146,6 +149,8 @@ def noted(*signals):
     def note(number, _):
         received.append(number)
         signal.signal(number, previous[number])
+        # Not print, which may be in the midst of a line itself.
+        os.write(2, b"\nstopping as soon as this step is done and saved\n")
 
     previous = {number: signal.signal(number, note) for number in signals}
     try:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
+# A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: here it is to be heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 

@@ -77,6 +77,7 @@ class Window:
 
     def key(self, name):
         self.xdotool("key", "--window", self.id, name)
+        time.sleep(0.2)  # as fast as a finger: of keys that arrive in one moment OpenCV knows but the last
 
     def close(self):
         """What a window manager does when the cross in the title bar is clicked."""

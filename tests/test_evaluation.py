@@ -177,6 +177,9 @@ def test_eval_from_the_command_line(run, tmp_path):
     assert all(np.isfinite(figure["value"]) for figure in entry["figures"])
     for picture in "weights.10.clips.png", "weights.10.endurance.png":
         assert cv2.imread(str(run / picture)).std() > 0
+    shorter = "--mode", "eval", "--weights", run, "--data_dir", lamp_frames, "--steps", 2000
+    assert "the figures of 3,000 steps; give --steps as many, or --overwrite" in learn(tmp_path, *shorter).stderr
+    assert json.loads((run / "eval.json").read_text())["weights.10"] == entry
 
 
 def test_eval_says_what_is_missing(run, tmp_path):

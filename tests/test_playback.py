@@ -471,12 +471,12 @@ def test_a_film_that_cannot_be_written_is_told_early(tmp_path, name, sentence):
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError) as error:
-        playback.check_film(tmp_path / name)
+        playback.check_film(tmp_path / name, 30)
     assert str(error.value).endswith(sentence)
     assert str(tmp_path / name) in str(error.value)
 
 
 def test_a_film_in_the_current_folder_is_fine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    playback.check_film("out.PNG")
+    playback.check_film("out.PNG", 30)
     assert not list(tmp_path.iterdir())

@@ -27,6 +27,10 @@ def test_weights_are_found_by_prefix_by_run_and_by_default(run, tmp_path):
     assert checkpoints.find_weights(run, logs) == newest, "10 comes after 9.5"
     assert checkpoints.find_weights(None, logs) == newest
     assert checkpoints.find_weights(run / "weights.9.5") == run / "weights.9.5"
+    for file in run.glob("weights.9.5.*"):
+        assert checkpoints.find_weights(file) == run / "weights.9.5", "as a shell completes it"
+    with pytest.raises(UserError, match=str(newest)):
+        checkpoints.find_weights("logs/none/weights.3", logs)
     for missing in run / "weights.11", run / "weights.1", tmp_path:
         with pytest.raises(UserError, match=str(missing)):
             checkpoints.find_weights(missing, logs)

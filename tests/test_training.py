@@ -45,8 +45,7 @@ def test_a_run_leaves_what_playing_and_resuming_need(footage, flags):
     assert saved["seed"] == 5
     assert saved["chains"] == 8
     assert f"--weights {run.relative_to(footage)} --mode live" in done.stdout
-    for network, parameters in ("generator", 10_000), ("transition", 100), ("discriminator", 1_000):
-        assert f'Model: "{network}"' in done.stdout, parameters
+    assert re.search(r"generator [\d,]+, transition [\d,]+, discriminator [\d,]+ weights", done.stdout)
     assert "epoch 3" in done.stderr
     assert "steps/s" in done.stderr
     assert "kurt" in done.stderr
@@ -94,6 +93,18 @@ def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags):
         ours, theirs = weights(run / f"weights.{epoch}"), weights(reference / f"weights.{epoch}")
         assert ours.keys() == theirs.keys()
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours), epoch
+
+
+def test_a_trial_stopped_at_once_leaves_no_weights_that_pass_for_a_lamp(footage, flags):
+    process = start(footage, *flags, "--batch_size=1", "--epochs=100000")
+    until(lambda: list(footage.glob("logs/*/config.json")), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "stopping as soon as this step is done and saved" in errors
+    assert process.returncode == 130
+    run = only_run(footage)
+    assert checkpoints.find_state(run), "it can go on"
+    assert not list(run.glob("weights.*"))
 
 
 def epoch_of(run):
@@ -178,7 +189,7 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
 
 
 @pytest.mark.parametrize("extra, complaint", [
-    (["--resume=logs/none"], "logs/none/config.json is missing"),
+    (["--resume=."], ". holds no training state to resume from"),
     (["--every_nth=30"], "40 frames and a sequence takes 61"),
     (["--data_dir=image.png"], "image.png")])
 def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, extra, complaint):
@@ -297,7 +308,7 @@ def test_a_new_run_begins_with_the_mean_frame(small):
     trainer.begin_with(frame)
     for generator in trainer.generator, trainer.average["generator"]:
         drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy().mean(0)
-        assert np.corrcoef(drawn.ravel(), frame.ravel())[0, 1] > 0.9
+        assert np.corrcoef(drawn.ravel(), frame.ravel())[0, 1] > 0.8
 
 
 def test_carried_states_start_the_next_step_some_anew(small):
