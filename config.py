@@ -56,6 +56,8 @@ class Config:
     upsampling: str = param("bilinear", "how the generator doubles its pixels: by 'bilinear' interpolation, or by a "
                                         "'transposed' convolution", group="networks",
                             choices=("bilinear", "transposed"))
+    coordinates: bool = param(True, "tell the generator's convolutions where in the frame they are",
+                              group="networks")
     background: bool = param(True, "let the generator draw on top of the mean frame", group="networks")
     differences: bool = param(True, "show the discriminator each frame's difference to the one before",
                               group="networks")
@@ -174,8 +176,8 @@ PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
         latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
-        batch_norm=True, generator_norm="batch", upsampling="transposed", background=False,
-        differences=False, frame_logits=False, minibatch_std=False,
+        batch_norm=True, generator_norm="batch", upsampling="transposed", coordinates=False,
+        background=False, differences=False, frame_logits=False, minibatch_std=False,
         penalty="moments", penalty_weight=0.1, distance_weight=0.0, r1_gamma=0.0,
         optimizer="sgd", learning_rate=1e-3, judge_floor=0.0, ema=0.0, epochs=200, save_every=10,
     ),

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
@@ -114,10 +115,12 @@ def stages(config):
 class Generator(keras.Sequential):
     """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1.
 
-    A DCGAN (Radford et al. 2016), by default with two changes. Pixels are doubled along straight lines between
+    A DCGAN (Radford et al. 2016), by default with three changes. Pixels are doubled along straight lines between
     convolutions: what is drawn is then an edge in a smooth field, as the wax of a lamp is, without steps and without a
-    checkerboard. And each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is drawn
-    the same alone and among others, in training and in play.
+    checkerboard. Each convolution is told where it is, so that a blob can be moved by a number instead of being faded
+    out here and in there (Liu et al., "An intriguing failing of convolutional neural networks and the CoordConv
+    solution", 2018). And each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is
+    drawn the same alone and among others, in training and in play.
     """
 
     def __init__(self, config):
@@ -136,6 +139,7 @@ class Generator(keras.Sequential):
             self.add(layers.Conv2D(3, 3, padding="same", dtype="float32"))
         else:
             self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
+        self.locate(3, config, dtype="float32")
         if config.background:
             self.add(Background(name="background", dtype="float32"))
         self.add(layers.Activation("sigmoid", dtype="float32"))
@@ -145,9 +149,16 @@ class Generator(keras.Sequential):
         use_bias = config.generator_norm != "batch"  # which has one of its own
         if config.upsampling == "bilinear":  # convolved first, while there are few pixels
             self.add(layers.Conv2D(channels, 3, padding="same", use_bias=use_bias))
+            self.locate(channels, config)
             self.add(layers.UpSampling2D(interpolation="bilinear"))
         else:
             self.add(layers.Conv2DTranspose(channels, 4, strides=2, padding="same", use_bias=use_bias))
+            self.locate(channels, config)
+
+    def locate(self, channels, config, **options):
+        """Let the convolution to `channels` before this have seen where it is."""
+        if config.coordinates:
+            self.add(Coordinates(channels, **options))
 
     def activate(self, config):
         """Add a normalisation and a non-linearity."""
@@ -155,6 +166,25 @@ class Generator(keras.Sequential):
         self.add(batch_norm(config, momentum=0.9) if config.generator_norm == "batch"
                  else layers.RMSNormalization())
         self.add(layers.LeakyReLU(0.2))
+
+
+class Coordinates(layers.Layer):
+    """Adds to features [B, H, W, C] a convolution of each pixel's place, -1..1 to the right and down.
+
+    After a convolution this is the same as two channels more before it, but computed once and not for each frame.
+    """
+
+    def __init__(self, channels, **options):
+        super().__init__(**options)
+        self.convolve = layers.Conv2D(channels, 3, padding="same", use_bias=False, dtype=self.dtype_policy)
+
+    def build(self, shape):
+        _, height, width, _ = shape
+        self.places = np.stack(np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)), axis=-1)[None]
+        self.convolve.build(self.places.shape)
+
+    def call(self, x):
+        return x + self.convolve(ops.convert_to_tensor(self.places, dtype=x.dtype))
 
 
 class Background(layers.Layer):

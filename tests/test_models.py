@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from config import PRESETS, Config
-from models import Discriminator, Generator, Transition, interpolate, spread, standardise
+from models import Coordinates, Discriminator, Generator, Transition, interpolate, spread, standardise
 
 SMALL = Config(img_size=16, width=4, chains=8, batch_size=4, latent_size=16, rnn_units=12, features=10)
 
@@ -43,11 +43,24 @@ def test_generator_draws_frames_of_any_size(img_size):
 
 
 @pytest.mark.parametrize("values", [{}, dict(upsampling="transposed"), dict(generator_norm="batch"),
-                                    dict(background=False)])
+                                    dict(background=False), dict(coordinates=False)])
 def test_generators_of_every_kind_are_smooth_functions_of_the_latent(values):
     generator, latent = Generator(dataclasses.replace(SMALL, **values)), normal(1, 16)
     here, near, far = (numpy(generator(latent + shift)) for shift in (0, 1e-3, 1))
     assert 0 < np.abs(near - here).max() < 0.01 < np.abs(far - here).max()
+
+
+def test_coordinates_are_two_channels_more_of_a_convolution():
+    x, located = normal(2, 5, 7, 4), Coordinates(6)
+    places = np.stack(np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 5)), axis=-1)
+    plain = keras.layers.Conv2D(6, 3, padding="same")
+    added = numpy(located(plain(x)))
+    more = keras.layers.Conv2D(6, 3, padding="same")
+    more.build((2, 5, 7, 6))
+    more.set_weights([np.concatenate([plain.get_weights()[0], located.get_weights()[0]], axis=2), np.zeros(6)])
+    with_places = np.concatenate([x, np.broadcast_to(places, (2, 5, 7, 2))], axis=-1)
+    np.testing.assert_allclose(numpy(more(with_places)), added, atol=1e-5)
+    assert np.abs(added - numpy(plain(x))).max() > 0.1
 
 
 def test_a_frame_is_drawn_alone_as_among_others_also_in_training():
