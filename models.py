@@ -124,8 +124,7 @@ class Generator(keras.Sequential):
     """
 
     def __init__(self, config):
-        super().__init__([layers.Input((config.latent_size,)), layers.Reshape((1, 1, config.latent_size))],
-                         name="generator")
+        super().__init__([layers.Reshape((1, 1, config.latent_size))], name="generator")
         first, *others = reversed(stages(config))
         if config.upsampling == "bilinear":  # an outline finer than two pixels needs channels at full size
             others += [max(config.width // 2, 4)]
@@ -143,6 +142,7 @@ class Generator(keras.Sequential):
         if config.background:
             self.add(Background(name="background", dtype="float32"))
         self.add(layers.Activation("sigmoid", dtype="float32"))
+        self.build((None, config.latent_size))
 
     def double(self, channels, config):
         """Add a convolution to `channels` of twice the height and width."""

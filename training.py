@@ -74,7 +74,6 @@ def train(config, frames, run=None, strategy=None):
         config.save(run / "config.json")
         print(f"training in {run} on {devices(trainer.strategy)}; curves and pictures: tensorboard --logdir "
               f"{run.parent}\n{trainer.sizes()}; the first step takes a while", flush=True)
-    log = tf.summary.create_file_writer(str(run)) if trainer.chief else tf.summary.create_noop_writer()
 
     def progress():
         """The share of the run that is done, 0..1: by the clock where --max_minutes is given, else by epochs."""
@@ -82,7 +81,7 @@ def train(config, frames, run=None, strategy=None):
             return min(1.0, float(trainer.seconds) / (60 * config.max_minutes))
         return min(1.0, int(trainer.step) / (config.epochs * steps_per_epoch))
 
-    with noted(signal.SIGINT, signal.SIGTERM) as received, log.as_default(), \
+    with noted(signal.SIGINT, signal.SIGTERM) as received, log_in(run, trainer.chief), \
             progress_bar(progress(), trainer.chief) as bar:
         saved_at, stop = time.perf_counter(), 0
         for real in prefetched(batches):
@@ -158,6 +157,12 @@ def noted(*signals):
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def log_in(run, shown):
+    """Let TensorBoard's figures go to the folder `run`, or nowhere."""
+    writer = tf.summary.create_file_writer(str(run)) if shown else tf.summary.create_noop_writer()
+    return writer.as_default()
 
 
 def progress_bar(done, shown):

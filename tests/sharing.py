@@ -14,19 +14,19 @@ from trainer import Trainer
 
 
 def trained(config, steps, strategy=None):
-    """The weights and metrics after some steps on random clips, by name."""
+    """The weights after some steps on random clips, by name, and the metrics [steps, M] on the way."""
     trainer = Trainer(config, strategy)
-    rng = np.random.default_rng(0)
+    rng, metrics = np.random.default_rng(0), []
     for _ in range(steps):
         real = rng.integers(0, 256, (config.batch_size, config.clip_len, 16, 16, 3), dtype=np.uint8)
-        metrics, _ = trainer.train_step(real[trainer.rows()], 1e-3)
+        metrics.append(trainer.train_step(real[trainer.rows()], 1e-3)[0])
     assert trainer.update.experimental_get_tracing_count() == 1
     trainer.refresh_statistics()
     networks = {name: getattr(trainer, name) for name in ("generator", "transition", "discriminator")}
     networks |= {f"average {name}": network for name, network in trainer.average.items()}
     weights = {f"{name}{i}": weight for name, network in networks.items()
                for i, weight in enumerate(network.get_weights())}
-    return weights | dict(metrics=metrics, state=trainer.state[1].read_value().numpy())
+    return weights | dict(metrics=np.stack(metrics), state=trainer.state[1].read_value().numpy())
 
 
 if __name__ == "__main__":

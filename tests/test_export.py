@@ -207,7 +207,7 @@ def test_a_new_lamp_gets_an_address_of_its_own(tab):
     before = lamp.url
     assert "seed=" in before
     lamp.keyboard.press("n")
-    assert "seed=" in lamp.url and lamp.url != before
+    lamp.wait_for_url(lambda url: "seed=" in url and url != before)
     assert lamp.url.rpartition("=")[2] in lamp.locator("#note").inner_text()
 
 

@@ -97,7 +97,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags):
 
 def test_a_trial_stopped_at_once_leaves_no_weights_that_pass_for_a_lamp(footage, flags):
     process = start(footage, *flags, "--batch_size=1", "--epochs=100000")
-    until(lambda: list(footage.glob("logs/*/config.json")), process)
+    until(lambda: list(footage.glob("logs/*/events.*")), process)  # from here on a step may be under way
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert "stopping as soon as this step is done and saved" in errors
