@@ -48,7 +48,7 @@ class Config:
     width: int = param(32, "channels of the widest layers of generator and discriminator, at half the frame's "
                            "size; doubled at each halving, up to eightfold", group="networks", low=1)
     features: int = param(128, "numbers the discriminator makes of a frame", group="networks", low=1)
-    noise: float = param(0.05, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
+    noise: float = param(0.02, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
                          group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
     generator_norm: str = param("rms", "how the generator's activations are normalised: 'rms' each pixel by itself, "
@@ -68,6 +68,8 @@ class Config:
                           group="networks")
 
     # What the networks are asked for.
+    relativistic: bool = param(True, "judge each drawn clip against a real one, not against all that are real",
+                               group="losses")
     penalty: str = param("chains", "normality of the states: 'chains' asks it of each coordinate across chains, "
                                    "'moments' of all numbers together", group="losses",
                          choices=("chains", "moments"))
@@ -76,13 +78,12 @@ class Config:
                                         "footage, or less, in time and from clip to clip; 0: none", group="losses",
                                    low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
+    r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
 
     # How they get there.
     optimizer: str = param("adam", "optimiser of all networks", group="optimisation", choices=("adam", "sgd"))
     learning_rate: float = param(5e-4, "learning rate at the start; falls to 0 along a cosine",
                                  group="optimisation", low=0)
-    judge_floor: float = param(0.7, "loss of the discriminator below which it learns more slowly than the rest; "
-                                    "0: never", group="optimisation", low=0)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999)
     epochs: int = param(20, "epochs to train; one epoch shows about every frame once", group="optimisation",
@@ -178,7 +179,7 @@ PRESETS = {
         latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
         batch_norm=True, generator_norm="batch", upsampling="transposed", coordinates=False,
         background=False, differences=False, frame_logits=False, minibatch_std=False,
-        penalty="moments", penalty_weight=0.1, distance_weight=0.0, r1_gamma=0.0,
-        optimizer="sgd", learning_rate=1e-3, judge_floor=0.0, ema=0.0, epochs=200, save_every=10,
+        relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, r1_gamma=0.0, r2_gamma=0.0,
+        optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
     ),
 }

@@ -13,6 +13,15 @@ def generator_loss(fake):
     return ops.mean(ops.softplus(-fake))
 
 
+def relative(real, fake):
+    """How much more real each real clip is than the drawn one beside it, and the other way round; logits [B, L].
+
+    In place of the logits themselves: a generator that is good at one kind of clip gains nothing by drawing no other,
+    as it is judged against all kinds (Jolicoeur-Martineau, "The relativistic discriminator", 2018).
+    """
+    return real - fake, fake - real
+
+
 def thumbnails(clips):
     """Clips [B, T, H, W, 3] -> [B, T, F], F = 192: the mean colour of each of 8x8 fields of each frame."""
     batch, time, height, width, _ = clips.shape
@@ -40,7 +49,10 @@ def distances(x):
 
 
 def gradient_penalty(gradients):
-    """R1 (Mescheder et al. 2018): half the squared length of the logits' gradients by real clips [B, ...], averaged."""
+    """R1 of real clips, R2 of drawn ones (Mescheder et al. 2018): half the squared length of the logits' gradients.
+
+    By clips [B, ...], averaged over B.
+    """
     squares = ops.square(ops.reshape(gradients, (ops.shape(gradients)[0], -1)))
     return 0.5 * ops.mean(ops.sum(squares, axis=1))
 

@@ -222,12 +222,13 @@ class Discriminator(keras.Model):
         frame = layers.Input((config.img_size, config.img_size, 6 if config.differences else 3))
         self.look = keras.Sequential([frame, *look, layers.Flatten()], name="look")
         self.read = layers.GRU(config.rnn_units, return_sequences=True, unroll=config.clip_len <= UNROLL, name="read")
-        self.judge_motion = layers.Dense(1, name="judge_motion")
+        use_bias = not config.relativistic  # in a difference of two logits it cancels
+        self.judge_motion = layers.Dense(1, use_bias=use_bias, name="judge_motion")
         features = config.features + config.minibatch_std
         self.read.build((None, None, features))
         self.judge_motion.build((None, None, config.rnn_units))
         if config.frame_logits:
-            self.judge_frame = layers.Dense(1, name="judge_frame")
+            self.judge_frame = layers.Dense(1, use_bias=use_bias, name="judge_frame")
             self.judge_frame.build((None, None, features))
         self.built = True
 

@@ -14,8 +14,7 @@ from models import Discriminator, Generator, Transition
 
 METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "gradient/discriminator",
            "gradient/generator", "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
-R1_CLIPS = 4  # real clips of a batch under the gradient penalty: of all it would cost as much as the rest of a step
-JUDGE_MEMORY = 0.95  # share a step of what the discriminator's loss was before, in the mean that sets its pace
+PENALISED = 4  # clips of a batch under each gradient penalty: of all it would cost as much as the rest of a step
 SAMPLES = 8  # lamps drawn for TensorBoard
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
@@ -32,7 +31,6 @@ class Trainer:
         check_parts(config, self.strategy.num_replicas_in_sync)
         self.step = tf.Variable(0, dtype=tf.int64)  # each machine counts for itself
         self.seconds = tf.Variable(0.0, dtype=tf.float64)
-        self.judge_loss = tf.Variable(2 * math.log(2), dtype=tf.float64)  # of late; at first that of chance
         with self.strategy.scope():
             self.build()
 
@@ -55,7 +53,7 @@ class Trainer:
         self.resuming = tf.train.Checkpoint(
             generator=self.generator, transition=self.transition, discriminator=self.discriminator,
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
-            step=self.step, seconds=self.seconds, judge_loss=self.judge_loss, state=self.state)
+            step=self.step, seconds=self.seconds, state=self.state)
 
     def sizes(self):
         """How many weights each network has, in words."""
@@ -79,7 +77,7 @@ class Trainer:
             FloatingPointError: a loss or a gradient is not finite.
         """
         self.lamp_optimizer.learning_rate.assign(learning_rate)
-        self.judge_optimizer.learning_rate.assign(learning_rate * self.judge_pace())
+        self.judge_optimizer.learning_rate.assign(learning_rate)
         mine = np.split(real, len(self.replicas))
         real = self.strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(mine[self.replicas.index(context.replica_id_in_sync_group)]))
@@ -88,16 +86,7 @@ class Trainer:
             # A gradient that float16 cannot hold is skipped: the optimiser then scales the losses down.
             if not math.isfinite(value) and not (self.config.precision == "float16" and name.startswith("gradient")):
                 raise FloatingPointError(f"{name} became {value} at step {int(self.step)}")
-        self.judge_loss.assign_add((1 - JUDGE_MEMORY) * (metrics[0] - self.judge_loss))
         return metrics, clock
-
-    def judge_pace(self):
-        """How fast the discriminator is to learn, as a share of the learning rate.
-
-        One that wins has ever less to tell the generator: below a loss of `judge_floor` it slows down, by the square.
-        """
-        floor = self.config.judge_floor
-        return min(1.0, float(self.judge_loss) / floor) ** 2 if floor else 1.0
 
     def rows(self):
         """Which clips of a batch this machine trains on, each of its devices an equal share, one after the other."""
@@ -140,6 +129,8 @@ class Trainer:
         with tf.GradientTape(persistent=True) as judging:
             judging.watch((fake, true, small))
             fake_logits, real_logits = self.discriminator.judge(fake), self.discriminator.judge(true)
+            if config.relativistic:
+                real_logits, fake_logits = losses.relative(real_logits, fake_logits)
             judge_loss = losses.discriminator_loss(real_logits, fake_logits)
             fool_loss = losses.generator_loss(fake_logits)
             apart = losses.distance_penalty(*small)
@@ -149,9 +140,13 @@ class Trainer:
         judge_gradients = eye + judging.gradient(scaled[0], self.head, tf.constant(1 / n))
         lamp_gradients = hand + rolling.gradient((window, penalty), self.transition.trainable_variables,
                                                  (by_window, tf.ones(())))
+        few = rows[:math.ceil(PENALISED / n)]
         if config.r1_gamma:
-            penalties = self.penalise(real, rows, seeds[3], scale[0] * config.r1_gamma / n)
-            judge_gradients = [a + b for a, b in zip(judge_gradients, penalties, strict=True)]
+            weight = scale[0] * config.r1_gamma / n
+            judge_gradients = self.penalise(judge_gradients, to_float(real[:len(few)]), few, seeds[3], weight)
+        if config.r2_gamma:
+            weight, clips = scale[0] * config.r2_gamma / n, self.decode(tf.gather(window, few))
+            judge_gradients = self.penalise(judge_gradients, clips, few, seeds[2], weight)
         self.judge_optimizer.apply(judge_gradients, self.eye + self.head)
         self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
         metrics = tf.stack([judge_loss, fool_loss, normality, apart,
@@ -161,24 +156,23 @@ class Trainer:
         known = tf.concat([tf.cast(metrics, tf.float64), clock], axis=0)
         return device.all_reduce(tf.distribute.ReduceOp.MEAN, known), *state
 
-    def penalise(self, real, rows, seed, weight):
-        """The gradients, by the discriminator's weights, of `weight` times its gradient penalty on some real clips.
+    def penalise(self, gradients, clips, rows, seed, weight):
+        """Add to the discriminator's gradients those of `weight` times its gradient penalty on some clips.
 
         Every device offers a few of its own, and penalises those of all. They are judged as a batch of their own: the
         penalty also holds what the discriminator makes of their spread.
         """
-        device = tf.distribute.get_replica_context()
-        few = math.ceil(R1_CLIPS / device.num_replicas_in_sync)
-        clips, rows = (device.all_gather(part, axis=0)[:R1_CLIPS] for part in (to_float(real[:few]), rows[:few]))
-        clips = self.augment(tf.ensure_shape(clips, (None, *real.shape[1:])), seed, rows)
+        device, shape = tf.distribute.get_replica_context(), (None, *clips.shape[1:])
+        clips, rows = (device.all_gather(part, axis=0)[:PENALISED] for part in (clips, rows))
+        clips = self.augment(tf.ensure_shape(clips, shape), seed, rows)
         with tf.GradientTape() as tape:
             with tf.GradientTape() as inner:
                 inner.watch(clips)
                 logits = self.discriminator(clips, training=True)
             penalty = weight * losses.gradient_penalty(inner.gradient(logits, clips))
-        weights = self.eye + self.head  # of which the last biases have no part in it
-        return [tf.zeros_like(weight) if gradient is None else gradient
-                for gradient, weight in zip(tape.gradient(penalty, weights), weights, strict=True)]
+        weights = self.eye + self.head  # the last biases, if there are any, have no part in it
+        return [before if more is None else before + more
+                for before, more in zip(gradients, tape.gradient(penalty, weights), strict=True)]
 
     def see(self, window, real, rows, seeds):
         """Draw the latents `window` of the clips `rows`, and see them and the real clips.

@@ -27,6 +27,11 @@ def test_losses_are_binary_cross_entropy():
     assert value(losses.generator_loss(fake)) == pytest.approx(-np.log(p_fake).mean(), rel=1e-5)
 
 
+def test_relative_logits_hold_each_clip_against_the_one_beside_it():
+    real, fake = np.float32([[2.0, -1.0]]), np.float32([[0.5, -3.0]])
+    assert [value(side).tolist() for side in losses.relative(real, fake)] == [[[1.5, 2.0]], [[-1.5, -2.0]]]
+
+
 def test_losses_stay_finite_for_certain_logits():
     sure = np.full((1, 1), 1e4, "float32")
     assert value(losses.generator_loss(-sure)) == pytest.approx(1e4)

@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import data
+import losses
 import rollout
 import training
 from config import Config
 from conftest import learn, start, until, weights
 from files import UserError
-from trainer import METRICS, Trainer
+from trainer import METRICS, Trainer, to_float
 from training import epoch_name, new_run
 
 
@@ -265,16 +266,24 @@ def test_the_average_follows_the_weights(small):
         np.testing.assert_allclose(mean, 0.9 * old + 0.1 * weight, atol=1e-6)
 
 
-def test_a_discriminator_that_wins_slows_down(small):
-    trainer = Trainer(Config(**small, judge_floor=0.6))
-    assert trainer.judge_pace() == 1
-    trainer.judge_loss.assign(0.3)
-    assert trainer.judge_pace() == pytest.approx(0.25)
-    metrics, _ = trainer.train_step(real(trainer.config), 1e-3)
-    assert float(trainer.judge_optimizer.learning_rate) == pytest.approx(0.25e-3)
-    assert float(trainer.lamp_optimizer.learning_rate) == pytest.approx(1e-3)
-    assert float(trainer.judge_loss) == pytest.approx(0.3 + 0.05 * (metrics[0] - 0.3))
-    assert Trainer(Config(**small, judge_floor=0.0)).judge_pace() == 1
+@pytest.mark.parametrize("name", ["r1_gamma", "r2_gamma"])
+def test_gradient_penalties_flatten_the_discriminator(small, name):
+    """Each at its own clips, which it sees all of in a batch of four."""
+    def penalty(gamma):
+        trainer = Trainer(Config(**small, optimizer="sgd", **dict(r1_gamma=0.0, r2_gamma=0.0) | {name: gamma}))
+        clips = real(trainer.config)
+        judged = to_float(clips)
+        if name == "r2_gamma":
+            normals, stretch, *_ = trainer.seeds(7)
+            normals = tf.random.stateless_normal((8, trainer.config.seq_len, 8), normals)
+            judged = trainer.decode(trainer.window(trainer.transition.roll(normals, trainer.state)[0], stretch))
+        trainer.train_step(clips, 1e-3)
+        with tf.GradientTape() as tape:
+            tape.watch(judged)
+            logits = trainer.discriminator(judged, training=True)
+        return float(losses.gradient_penalty(tape.gradient(logits, judged)))
+
+    assert penalty(0.1) < 0.95 * penalty(0.0)
 
 
 def test_without_an_average_the_weights_themselves_are_saved(small):
