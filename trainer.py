@@ -357,8 +357,8 @@ def optimizer(config, variables):
         built = keras.optimizers.Adam(config.learning_rate, beta_1=0.0, beta_2=0.99)
     else:
         built = keras.optimizers.SGD(config.learning_rate)
-    if config.precision == "float16":  # whose smallest gradients would else be lost
-        built = keras.optimizers.LossScaleOptimizer(built)
+    if config.precision == "float16":  # whose smallest gradients would else be lost; slopes exceed it at Keras's 2^15
+        built = keras.optimizers.LossScaleOptimizer(built, initial_scale=2**12)
     built.build(variables)
     return built
 
