@@ -38,7 +38,8 @@ FILMS = {  # what ffmpeg is to write, by the film's ending; what can play for ev
     ".png": APNG,
     ".apng": APNG,
     ".gif": ("-f", "gif", "-loop", "0"),
-    ".webp": ("-f", "webp", "-c:v", "libwebp_anim", "-quality", "90", "-loop", "0"),
+    # Below 97 what changes by no more than two grey levels is left as it was, and squares gather in what glows.
+    ".webp": ("-f", "webp", "-c:v", "libwebp_anim", "-quality", "97", "-loop", "0"),
     ".mp4": ("-f", "mp4", "-c:v", "libx264", "-crf", "16", "-preset", "slow", "-movflags", "+faststart", *BT709),
     ".webm": ("-f", "webm", "-c:v", "libvpx-vp9", "-crf", "20", "-b:v", "0", "-row-mt", "1", *BT709),
 }
