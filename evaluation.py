@@ -8,6 +8,7 @@ rollout of a million steps. What is measured stands in measures.py.
 import json
 import math
 from collections import deque
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -22,7 +23,7 @@ from models import interpolate
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-PAIRS = 2048  # in a sample; fewer where the footage is short
+CLIPS = 2048  # in a sample; fewer where the footage is short
 SEEDS = 3  # samples taken of everything, for the spread
 CHAINS = 64  # lamps rolled side by side
 STRETCH = 1000  # steps rolled at once; the first and the last so many are compared
@@ -34,7 +35,8 @@ MOMENTS = ("mean", "deviation", "skewness", "kurtosis", "correlation")
 
 # Where a figure counts as good: footage that was not trained on passes, planted faults do not (tests/test_evaluation).
 LIMITS = {
-    "looks": (0, 2), "motion": (0, 3), "speed": (0.85, 1.15), "flow": (0, 3), "diversity": (0.95, 1.05),
+    "looks": (0, 2), "motion": (0, 3), "speed": (0.85, 1.15), "tremor": (0, 2), "flow": (0, 3),
+    "diversity": (0.95, 1.05),
     "brightness": (0, 3), "colour": (0, 3), "bright area": (0, 3), "late colour": (0, 3),
     "novelty": (0.75, math.inf),
     "late / early looks": (0.97, 1.03), "late / early motion": (0.97, 1.03), "late / early diversity": (0.97, 1.03),
@@ -71,7 +73,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     rolled = Rollout(transition, seed, max(SEEDS, round(steps / STRETCH)))
     draw = drawer(generator)
     figures = frame_figures(reals, rolled, draw, seed) + state_figures(rolled)
-    entry = dict(frames=len(film), every_nth=config.every_nth, pairs=reals[0].pairs, chains=CHAINS,
+    entry = dict(frames=len(film), every_nth=config.every_nth, clips=reals[0].clips, chains=CHAINS,
                  steps=rolled.stretches * STRETCH, seeds=SEEDS, seed=seed, figures=figures)
     with replacing(prefix.with_name("eval.json")) as part:
         part.write_text(json.dumps(known | {prefix.name: entry}, indent=2) + "\n")
@@ -92,15 +94,15 @@ class Footage:
     def __init__(self, film, every_nth, rng):
         stretches = max(4, min(64, len(film) // (20 * every_nth)) // 2 * 2)
         length = len(film) // stretches
-        n = min(2 * PAIRS // stretches, length - every_nth) // 2 * 2
+        n = min(2 * CLIPS // stretches, length - 2 * every_nth) // 2 * 2
         if n < 2:
             raise UserError(f"{len(film)} frames are too few to compare with; give --data_dir a folder of "
-                            f"{stretches * (every_nth + 2)} or more")
-        places = np.stack([i * length + rng.permutation(length - every_nth)[:n] for i in range(stretches)])
-        both = film[places[..., None] + [0, every_nth]]  # [stretches, n, 2, H, W, 3]
+                            f"{stretches * (2 * every_nth + 2)} or more")
+        places = np.stack([i * length + rng.permutation(length - 2 * every_nth)[:n] for i in range(stretches)])
+        both = film[places[..., None] + every_nth * np.arange(3)]  # [stretches, n, 3, H, W, 3]
         self.film, self.every_nth = film, every_nth
         self.sample, self.places, self.halves = both[:, ::2], places[:, ::2], (both[::2], both[1::2])
-        self.pairs = math.prod(self.places.shape)
+        self.clips = math.prod(self.places.shape)
 
     def compare(self, sample, seed):
         """The figures of a sample of frames, by name: as multiples of the floor, or of what the footage has."""
@@ -114,6 +116,7 @@ class Footage:
             **{name: value / self.floor[name]
                for name, value in measures.distances(sample, self.sample, seed).items()},
             "speed": measures.speed(sample) / measures.speed(self.sample),
+            "tremor": measures.tremor(sample) / (measures.tremor(self.sample) + 1e-6),
             "diversity": measures.diversity(sample) / measures.diversity(self.sample),
             "novelty": drawn.mean() / held_out.mean(),
         }
@@ -177,17 +180,17 @@ def drawer(generator):
 
 
 def sample_lamp(latents, n, every_nth, draw, rng):
-    """n pairs a chain of latents [chains, T, Z], spread over all the time: uint8 [chains, n, 2, H, W, 3].
+    """n clips a chain of latents [chains, T, Z], spread over all the time: uint8 [chains, n, 3, H, W, 3].
 
     They are frames as they are played: as likely on a step of the model as at each of the places between two.
     """
     chains, steps, size = latents.shape
-    moments = ((np.arange(n) + rng.random((chains, n))) * (steps - 2) / n).astype(int)
-    before, on, after = (latents[np.arange(chains)[:, None], moments + i].reshape(-1, size) for i in range(3))
+    moments = ((np.arange(n) + rng.random((chains, n))) * (steps - 3) / n).astype(int)
+    path = [latents[np.arange(chains)[:, None], moments + i].reshape(-1, size) for i in range(4)]
     between = np.arange(chains * n), rng.integers(every_nth, size=chains * n)
-    pairs = [np.array(interpolate(one, two, every_nth))[between] for one, two in ((before, on), (on, after))]
-    frames = draw(np.stack(pairs, axis=1).reshape(-1, size))
-    return frames.reshape(chains, n, 2, *frames.shape[1:])
+    clips = [np.array(interpolate(one, two, every_nth))[between] for one, two in pairwise(path)]
+    frames = draw(np.stack(clips, axis=1).reshape(-1, size))
+    return frames.reshape(chains, n, 3, *frames.shape[1:])
 
 
 def frame_figures(reals, rolled, draw, seed):
@@ -199,7 +202,7 @@ def frame_figures(reals, rolled, draw, seed):
     rows = []
     for i, real in enumerate(tqdm(reals, desc="comparing", unit=" samples")):
         rng = np.random.default_rng([seed, i, 1])
-        n = math.ceil(real.pairs / CHAINS)
+        n = math.ceil(real.clips / CHAINS)
         early, late = (real.compare(sample_lamp(latents[i], n, real.every_nth, draw, rng), [seed, i])
                        for latents in (rolled.early, rolled.late))
         ratios = {f"late / early {name}": late[name] / early[name] for name in ("looks", "motion", "diversity")}

@@ -1,7 +1,8 @@
 """Distances between samples of frames, and what states look like over time: NumPy and OpenCV, no pretrained network.
 
-A sample is an array of pairs, uint8 [groups, n, 2, H, W, 3]: the two frames of a pair are one model step apart, and
-the groups are chains of the lamp, or stretches of the footage.
+A sample is an array of clips, uint8 [groups, n, 3, H, W, 3]: the frames of a clip are one model step apart, and the
+groups are chains of the lamp, or stretches of the footage. The last frame matters to `tremor` alone; to the others a
+clip is the pair of its first two.
 """
 
 import math
@@ -13,7 +14,7 @@ import numpy as np
 # Sliced Wasserstein distance, by the numbers of Karras et al., "Progressive growing of GANs", 2018.
 PATCH, PATCHES, PROJECTIONS, COARSEST = 7, 128, 512, 16
 
-FLOWS = 512  # pairs of a sample whose optical flow is measured
+FLOWS = 512  # clips of a sample whose optical flow is measured
 SHIFTS = 8  # groups that each group is compared with for diversity
 POOL = 4096  # frames of the footage among which the nearest is looked for
 
@@ -21,17 +22,17 @@ POOL = 4096  # frames of the footage among which the nearest is looked for
 def distances(sample, reference, seed):
     """Distances of a sample to a reference sample, by name.
 
-    looks and motion: sliced Wasserstein distances of frames, and of the differences within pairs, at each level of
+    looks and motion: sliced Wasserstein distances of frames, and of the changes in a step, at each level of
     the pyramid and their mean. The others: Wasserstein distances of single numbers. flow: the speed of a pixel, in
     pixels a step. brightness: the mean luma of a frame, in grey levels. colour: the mean of a frame in each channel,
     in grey levels. bright area: the share of a frame that is brighter than Otsu's threshold of the reference. Of the
-    larger sample some pairs are left out.
+    larger sample some clips are left out.
     """
     sample, reference = flat(sample), flat(reference)
     n = min(len(sample), len(reference))
-    sample, reference = (pairs[np.linspace(0, len(pairs) - 1, n).astype(int)] for pairs in (sample, reference))
+    sample, reference = (clips[np.linspace(0, len(clips) - 1, n).astype(int)] for clips in (sample, reference))
     found = {}
-    for name, view in {"looks": lambda pairs: pairs[:, 0], "motion": difference}.items():
+    for name, view in {"looks": lambda clips: clips[:, 0], "motion": change}.items():
         levels = sliced_wasserstein(view(sample), view(reference), seed)
         found |= {f"{name}, {sample.shape[3] >> i} px": level for i, level in enumerate(levels)}
         found[name] = float(np.mean(levels))
@@ -47,7 +48,17 @@ def distances(sample, reference, seed):
 
 def speed(sample):
     """Mean absolute change of a frame in one step, in grey levels."""
-    return float(np.abs(difference(flat(sample))).mean())
+    return float(np.abs(change(flat(sample))).mean())
+
+
+def tremor(sample):
+    """How much the change of a frame varies from one step to the next: the deviation of their ratio's logarithm.
+
+    What swims steadily has little of it, even where it is now quick and now slow; what trembles or jumps has much.
+    """
+    clips = flat(sample)
+    first, second = (np.abs(change(clips, step)).mean((1, 2, 3)) + 0.01 for step in (0, 1))  # 0: it stands still
+    return float(np.std(np.log(second / first)))
 
 
 def diversity(sample):
@@ -127,22 +138,22 @@ def wasserstein(one, two):
     return float(np.abs(np.subtract(one, two, out=one), out=one).mean())
 
 
-def flow(pairs):
-    """Speed of each pixel in FLOWS of the pairs [N, 2, H, W, 3], in pixels a step, by DIS (Kroeger et al. 2016)."""
+def flow(clips):
+    """Speed of each pixel in FLOWS of the clips [N, 3, H, W, 3], in pixels a step, by DIS (Kroeger et al. 2016)."""
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)  # frames are small
-    chosen = pairs[np.linspace(0, len(pairs) - 1, min(FLOWS, len(pairs))).astype(int)]
+    chosen = clips[np.linspace(0, len(clips) - 1, min(FLOWS, len(clips))).astype(int), :2]
     return np.concatenate([np.linalg.norm(dis.calc(*luma(pair), None), axis=-1).ravel() for pair in chosen])
 
 
 def flat(sample):
-    """The pairs [N, 2, H, W, 3] of a sample."""
+    """The clips [N, 3, H, W, 3] of a sample."""
     return sample.reshape(-1, *sample.shape[2:])
 
 
-def difference(pairs):
-    """What changes within pairs [N, 2, H, W, 3]: int16 [N, H, W, 3]."""
-    return pairs[:, 1].astype(np.int16) - pairs[:, 0]
+def change(clips, step=0):
+    """What changes in a step, the first by default, of clips [N, 3, H, W, 3]: int16 [N, H, W, 3]."""
+    return clips[:, step + 1].astype(np.int16) - clips[:, step]
 
 
 def luma(frames):

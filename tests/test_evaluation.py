@@ -34,15 +34,15 @@ def footage(films):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measures, "PATCHES", 32)
         patch.setattr(measures, "FLOWS", 256)
-        patch.setattr(evaluation, "PAIRS", 768)
+        patch.setattr(evaluation, "CLIPS", 768)
         yield Footage(films[0], EVERY_NTH, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
 def clips(films):
     """What a perfect network would draw: [stretches, n, frames, H, W, 3], the frames a step apart."""
-    starts = np.arange(0, 120 - 2 * EVERY_NTH, 7)
-    return films[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.arange(3) * EVERY_NTH]
+    starts = np.arange(0, 120 - 4 * EVERY_NTH, 6)
+    return films[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.arange(5) * EVERY_NTH]
 
 
 def flagged(footage, sample):
@@ -52,20 +52,21 @@ def flagged(footage, sample):
 
 
 def test_footage_not_trained_on_is_not_flagged(footage, clips):
-    assert not flagged(footage, clips[:, :, :2])
+    assert not flagged(footage, clips[:, :, :3])
 
 
 def blurred(clips):
-    return np.stack([cv2.GaussianBlur(frame, (5, 5), 1) for frame in clips[:, :, :2].reshape(-1, 32, 32, 3)]) \
-        .reshape(clips[:, :, :2].shape)
+    return np.stack([cv2.GaussianBlur(frame, (5, 5), 1) for frame in clips[:, :, :3].reshape(-1, 32, 32, 3)]) \
+        .reshape(clips[:, :, :3].shape)
 
 
 def frozen(clips):
-    return clips[:, :, [0, 0]]
+    return clips[:, :, [0, 0, 0]]
 
 
 def shuffled(clips):
-    return np.stack([clips[:, :, 0], clips[:, np.random.default_rng(0).permutation(clips.shape[1]), 0]], axis=2)
+    orders = [np.random.default_rng(i).permutation(clips.shape[1]) for i in range(2)]
+    return np.stack([clips[:, :, 0], *(clips[:, order, 0] for order in orders)], axis=2)
 
 
 def at_double_speed(clips):
@@ -73,11 +74,11 @@ def at_double_speed(clips):
 
 
 def alike(clips):
-    return np.repeat(clips[:1, :, :2], len(clips), axis=0)
+    return np.repeat(clips[:1, :, :3], len(clips), axis=0)
 
 
 def discoloured(clips):
-    return np.clip(clips[:, :, :2] * [0.95, 1, 1.2], 0, 255).astype(np.uint8)
+    return np.clip(clips[:, :, :3] * [0.95, 1, 1.2], 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("fault", "names"), [
@@ -88,8 +89,15 @@ def test_planted_faults_are_flagged(footage, clips, fault, names):
     assert names <= flagged(footage, fault(clips))
 
 
+def test_steps_of_uneven_length_are_flagged(footage, films):
+    starts = np.arange(0, 120 - 2 * EVERY_NTH, 7)
+    uneven = films[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.array([[0, 5, 12], [0, 7, 12]] * 8)]
+    assert flagged(footage, uneven) == {"tremor"}
+
+
 def test_copies_of_the_footage_are_flagged(footage, films):
-    copies = films[0][:5880].reshape(49, 10, 2, 6, 32, 32, 3)[:, :, :, 0]
+    whole = films[0].reshape(10, 600, 32, 32, 3)[:, :594]  # no clip reaches over a cut
+    copies = whole.reshape(30, 11, 3, 6, 32, 32, 3)[:, :, :, 0]
     assert flagged(footage, copies) == {"novelty"}
 
 
