@@ -48,7 +48,7 @@ class Config:
     width: int = param(32, "channels of the widest layers of generator and discriminator, at half the frame's "
                            "size; doubled at each halving, up to eightfold", group="networks", low=1)
     features: int = param(128, "numbers the discriminator makes of a frame", group="networks", low=1)
-    noise: float = param(0.02, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
+    noise: float = param(0.01, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
                          group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
     generator_norm: str = param("rms", "how the generator's activations are normalised: 'rms' each pixel by itself, "
@@ -77,6 +77,8 @@ class Config:
     distance_weight: float = param(1.0, "weight of the penalty on frames that are further apart than those of the "
                                         "footage, or less, in time and from clip to clip; 0: none", group="losses",
                                    low=0)
+    pace_weight: float = param(1.0, "weight of the penalty on states that move faster or slower than the footage; 0: "
+                                    "none", group="losses", low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
     r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
 
@@ -179,7 +181,8 @@ PRESETS = {
         latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
         batch_norm=True, generator_norm="batch", upsampling="transposed", coordinates=False,
         background=False, differences=False, frame_logits=False, minibatch_std=False,
-        relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, r1_gamma=0.0, r2_gamma=0.0,
+        relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, pace_weight=0.0,
+        r1_gamma=0.0, r2_gamma=0.0,
         optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
     ),
 }

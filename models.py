@@ -58,7 +58,9 @@ class Transition(keras.Model):
         self.noise = config.noise
         self.state_size = (config.latent_size, config.rnn_units)
         self.cell = layers.GRUCell(config.rnn_units, name="cell")
-        self.change = layers.Dense(config.latent_size, name="change")
+        # A new lamp moves slowly: what turns fast at first is what the generator then learns not to draw.
+        slow = keras.initializers.RandomNormal(stddev=0.01)
+        self.change = layers.Dense(config.latent_size, kernel_initializer=slow, name="change")
         self.cell.build((None, config.latent_size))
         self.change.build((None, config.rnn_units))
         self.built = True

@@ -12,8 +12,9 @@ from distribution import local_replicas
 from files import UserError
 from models import Discriminator, Generator, Transition
 
-METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "gradient/discriminator",
-           "gradient/generator", "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
+METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "loss/pace",
+           "gradient/discriminator", "gradient/generator",
+           "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 PENALISED = 4  # clips of a batch under each gradient penalty: of all it would cost as much as the rest of a step
 SAMPLES = 8  # lamps drawn for TensorBoard
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
@@ -48,20 +49,23 @@ class Trainer:
         self.head = self.discriminator.trainable_variables[len(self.eye):]
         self.judge_optimizer = optimizer(config, self.eye + self.head)
         normals = tf.random.stateless_normal((config.chains, config.latent_size), [config.seed, -1])
+        self.lags = lags(config.seq_len)
+        self.pace = tf.Variable(tf.ones(len(self.lags)), trainable=False)
         self.state = [tf.Variable(part) for part in self.transition.initial(normals)]
         self.playing = tf.train.Checkpoint(**self.average)
         self.resuming = tf.train.Checkpoint(
             generator=self.generator, transition=self.transition, discriminator=self.discriminator,
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
-            step=self.step, seconds=self.seconds, state=self.state)
+            step=self.step, seconds=self.seconds, state=self.state, pace=self.pace)
 
     def sizes(self):
         """How many weights each network has, in words."""
         return ", ".join(f"{network.name} {network.count_params():,}" for network in
                          (self.generator, self.transition, self.discriminator)) + " weights"
 
-    def begin_with(self, frame):
-        """Let the generator start from a picture [H, W, 3], 0..1."""
+    def begin_with(self, frame, pace):
+        """Let the generator start from a picture [H, W, 3], 0..1, and the states move at a `pace`, by lag."""
+        self.pace.assign([pace[lag] for lag in self.lags])
         if self.config.background:
             for generator in (self.generator, self.average["generator"]):
                 generator.get_layer("background").begin_with(frame)
@@ -119,7 +123,8 @@ class Trainer:
             latents, outputs, state = self.transition.roll(normals, self.state)
             window = self.window(latents, seeds[1])
             normality = losses.PENALTIES[config.penalty](outputs)
-            penalty = scale[1] * config.penalty_weight / n * normality
+            pace = losses.pace_penalty(latents, dict(zip(self.lags, tf.unstack(self.pace), strict=True)))
+            penalty = scale[1] / n * (config.penalty_weight * normality + config.pace_weight * pace)
         share = config.batch_size // n
         rows = device.replica_id_in_sync_group + n * tf.range(share)
         seen, back = self.see(window, real, rows, seeds[2:4])
@@ -149,7 +154,7 @@ class Trainer:
             judge_gradients = self.penalise(judge_gradients, clips, few, seeds[2], weight)
         self.judge_optimizer.apply(judge_gradients, self.eye + self.head)
         self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
-        metrics = tf.stack([judge_loss, fool_loss, normality, apart,
+        metrics = tf.stack([judge_loss, fool_loss, normality, apart, pace,
                             n / scale[0] * tf.linalg.global_norm(judge_gradients),
                             n / scale[1] * tf.linalg.global_norm(lamp_gradients),
                             *losses.moments(outputs, axis=(0, 1, 2))])
@@ -361,6 +366,12 @@ def optimizer(config, variables):
         built = keras.optimizers.LossScaleOptimizer(built, initial_scale=2**12)
     built.build(variables)
     return built
+
+
+def lags(seq_len):
+    """The lags, in steps, over which the pace of states of a sequence is held to the footage's: 1, 2, 4 ... its length.
+    """
+    return sorted({*(2**i for i in range(seq_len.bit_length()) if 2**i < seq_len), seq_len - 1})
 
 
 def to_float(frames):

@@ -1,5 +1,7 @@
 """Each term of the losses against its closed form, and what each penalty can and cannot see."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -109,6 +111,39 @@ def test_chains_penalty_of_each_moment():
 def test_chains_penalty_of_correlated_coordinates():
     alike = np.repeat(NORMAL[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
     assert value(losses.chains_penalty(alike)) == pytest.approx(0.7, abs=0.05)
+
+
+def wander(keep, steps=9):
+    """Normal states [4096, steps, 8], each `keep` times the one before and noise, and how far they go, by lag."""
+    rng = np.random.default_rng(3)
+    states = [rng.standard_normal((4096, 8))]
+    for _ in range(steps - 1):
+        states.append(keep * states[-1] + np.sqrt(1 - keep**2) * rng.standard_normal((4096, 8)))
+    return np.stack(states, axis=1).astype("float32"), {lag: math.sqrt(1 - keep**lag) for lag in (1, 2, 4, 8)}
+
+
+def test_pace_penalty_asks_for_the_pace_of_the_footage():
+    states, pace = wander(0.9)
+    assert value(losses.pace_penalty(states, pace)) == pytest.approx(0, abs=0.01)
+    assert value(losses.pace_penalty(states[:, :1] + 0 * states, pace)) == pytest.approx(1, abs=0.01), "at rest"
+    assert value(losses.pace_penalty(states, {1: pace[1] / 3})) == pytest.approx(4, abs=0.1), "three times too fast"
+
+
+def test_pace_penalty_sees_some_directions_turn_fast_and_others_rest():
+    states, pace = wander(0.9)
+    angle = np.arange(9) * 2 * np.pi / 16
+    split = states[:, :1] + 0 * states
+    x, y = states[:, :1, :4], states[:, :1, 4:]  # each half of them normal at any time
+    split[..., :4] = np.cos(angle)[:, None] * x + np.sin(angle)[:, None] * y
+    mixed = split @ np.linalg.qr(np.random.default_rng(4).standard_normal((8, 8)))[0].astype("float32")
+    for uneven in split, mixed:  # also where every coordinate has a part of each
+        assert value(losses.pace_penalty(uneven, pace)) > 0.1
+
+
+def test_pace_penalty_of_coordinates_that_move_as_one():
+    states, pace = wander(0.9)
+    together = np.repeat(states[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
+    assert value(losses.pace_penalty(together, pace)) == pytest.approx(0.7, abs=0.05)
 
 
 def test_only_the_chains_penalty_sees_chains_fall_into_step():

@@ -19,7 +19,7 @@ import training
 from config import Config
 from conftest import learn, start, until, weights
 from files import UserError
-from trainer import METRICS, Trainer, to_float
+from trainer import METRICS, Trainer, lags, to_float
 from training import epoch_name, new_run
 
 
@@ -311,10 +311,25 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     assert not np.allclose(norm.moving_variance, 1, rtol=0.1), "still as it was made"
 
 
+def test_states_learn_to_move_at_the_pace_of_the_footage(small):
+    trainer = Trainer(Config(**(small | dict(chains=64)), pace_weight=10.0))
+    trainer.begin_with(np.full((16, 16, 3), 0.5), {lag: 0.1 * lag for lag in trainer.lags})
+    paces = [trainer.train_step(real(trainer.config), 3e-3)[0][METRICS.index("loss/pace")] for _ in range(40)]
+    assert paces[0] > 0.5, "a new lamp is slow"
+    assert np.mean(paces[-5:]) < 0.5 * paces[0]
+
+
+@pytest.mark.parametrize(("seq_len", "expected"), [(2, [1]), (4, [1, 2, 3]), (16, [1, 2, 4, 8, 15]),
+                                                   (20, [1, 2, 4, 8, 16, 19])])
+def test_lags_reach_over_a_sequence(seq_len, expected):
+    assert lags(seq_len) == expected
+
+
 def test_a_new_run_begins_with_the_mean_frame(small):
     trainer = Trainer(Config(**small))
     frame = np.random.default_rng(0).uniform(0.1, 0.9, (16, 16, 3))
-    trainer.begin_with(frame)
+    trainer.begin_with(frame, {1: 0.1, 2: 0.2, 3: 0.3})
+    np.testing.assert_allclose(trainer.pace, [0.1, 0.2, 0.3])
     for generator in trainer.generator, trainer.average["generator"]:
         drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy().mean(0)
         assert np.corrcoef(drawn.ravel(), frame.ravel())[0, 1] > 0.8
