@@ -59,6 +59,8 @@ class Config:
     coordinates: bool = param(True, "tell the generator's convolutions where in the frame they are",
                               group="networks")
     background: bool = param(True, "let the generator draw on top of the mean frame", group="networks")
+    still: bool = param(True, "let it draw nothing where the footage never changes, with --background",
+                        group="networks")
     differences: bool = param(True, "show the discriminator each frame's difference to the one before",
                               group="networks")
     frame_logits: bool = param(True, "let the discriminator judge single frames beside motion", group="networks")
@@ -134,7 +136,7 @@ class Config:
 
     @classmethod
     def load(cls, path):
-        """Read what `save` wrote; a hyper-parameter that was added since has its default.
+        """Read what `save` wrote; a hyper-parameter that was added since has its default, or what it was `BEFORE`.
 
         Raises:
             UserError: the file is missing, is not JSON, or holds other keys or values than this class's.
@@ -152,7 +154,7 @@ class Config:
             odd = (isinstance(values, dict) and sorted(set(values) - names)) or ["no hyper-parameters"]
             raise UserError(f"{path} does not describe a run of this version (see {', '.join(odd)})")
         try:
-            return cls(**values)
+            return cls(**BEFORE | values)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -175,12 +177,14 @@ def article(kind):
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
 
 
+BEFORE = dict(still=False)  # what runs were like before there were these hyper-parameters: their weights still fit
+
 PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
         latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
         batch_norm=True, generator_norm="batch", upsampling="transposed", coordinates=False,
-        background=False, differences=False, frame_logits=False, minibatch_std=False,
+        background=False, still=False, differences=False, frame_logits=False, minibatch_std=False,
         relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, pace_weight=0.0,
         r1_gamma=0.0, r2_gamma=0.0,
         optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,

@@ -98,10 +98,11 @@ def count(cache):
     return len(np.load(cache, mmap_mode="r", allow_pickle=False))
 
 
-def mean_frame(cache):
-    """The mean of up to a thousand frames, spread over the cache that `load` made: float64 [H, W, 3], 0..1."""
+def mean_and_deviation(cache):
+    """Of up to a thousand frames, spread over the cache that `load` made: both float64 [H, W, 3], in 0..1."""
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
-    return frames[::math.ceil(len(frames) / 1000)].mean(0) / 255
+    frames = frames[::math.ceil(len(frames) / 1000)]
+    return frames.mean(0) / 255, frames.std(0) / 255
 
 
 def pace(cache, every_nth, lags):

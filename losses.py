@@ -35,18 +35,23 @@ def thumbnails(clips):
 def distance_penalty(fake, real):
     """How much further apart, or less, generated frames are than real ones; thumbnails [B, T, F] of clips -> 0 or more.
 
-    There are two kinds of distances: of each frame from the one before, and from the frame of another clip. The sorted
-    distances of generated clips are compared with those of real ones, which is the Wasserstein distance of the two
-    distributions; in units of the mean real distance, added up. A discriminator of clips sees too little of it: a lamp
-    that rests looks right nearly always, and where it jumps there is hardly ever a clip.
+    There are three kinds of distances: of each frame from the one before, as a whole and field by field, and from the
+    frame of another clip. The sorted distances of generated clips are compared with those of real ones, which is the
+    Wasserstein distance of the two distributions; in units of the mean real distance, added up. A discriminator of
+    clips sees too little of it: a lamp that rests looks right nearly always, and where it jumps there is hardly ever a
+    clip.
     """
     return sum(ops.mean(ops.abs(ops.sort(ours) - ops.sort(theirs))) / (ops.mean(theirs) + 1e-4)
                for ours, theirs in zip(distances(fake), distances(real), strict=True))
 
 
 def distances(x):
-    """Root mean square differences of x [B, T, F], from the step before [B (T - 1)] and from the next clip [B T]."""
-    for difference in x[:, 1:] - x[:, :-1], x - ops.roll(x, 1, axis=0):
+    """Root mean square differences of thumbnails x [B, T, F], as vectors.
+
+    From the step before [B (T - 1)], from the next clip [B T], and from the step before field by field.
+    """
+    change = x[:, 1:] - x[:, :-1]
+    for difference in change, x - ops.roll(x, 1, axis=0), ops.reshape(change, (-1, 3)):
         yield ops.reshape(ops.sqrt(ops.mean(ops.square(difference), axis=-1) + 1e-8), (-1,))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
+MOVES = 4 / 255  # deviation of a pixel in the footage from which on it is drawn freely; below, in proportion
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
 
 
@@ -142,7 +143,7 @@ class Generator(keras.Sequential):
             self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
         self.locate(3, config, dtype="float32")
         if config.background:
-            self.add(Background(name="background", dtype="float32"))
+            self.add(Background(config.still, name="background", dtype="float32"))
         self.add(layers.Activation("sigmoid", dtype="float32"))
         self.build((None, config.latent_size))
 
@@ -192,19 +193,30 @@ class Coordinates(layers.Layer):
 class Background(layers.Layer):
     """Adds a picture to logits [B, H, W, 3]: where the camera stands still, the rest need only draw what moves.
 
-    It is not trained: the optimiser would leave grain in it.
+    With `still` the rest draws nothing where nothing ever moves. The picture and what moves are not trained: the
+    optimiser would leave grain in them.
     """
 
+    def __init__(self, still, **options):
+        super().__init__(**options)
+        self.still = still
+
     def build(self, shape):
-        self.picture = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False, name="picture")
+        _, height, width, channels = shape
+        self.picture = self.add_weight(shape=(height, width, channels), initializer="zeros", trainable=False,
+                                       name="picture")
+        if self.still:
+            self.moving = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="moving")
 
     def call(self, x):
-        return x + self.picture
+        return self.picture + (self.moving * x if self.still else x)
 
-    def begin_with(self, frame):
-        """Take a frame [H, W, 3] in 0..1 for the picture."""
-        frame = ops.clip(frame, 0.01, 0.99)
-        self.picture.assign(ops.log(frame / (1 - frame)))
+    def begin_with(self, mean, deviation):
+        """Take the mean and the standard deviation of the footage, [H, W, 3] in 0..1, for picture and what moves."""
+        mean = ops.clip(mean, 0.01, 0.99)
+        self.picture.assign(ops.log(mean / (1 - mean)))
+        if self.still:
+            self.moving.assign(ops.minimum(ops.max(deviation, axis=-1, keepdims=True) / MOVES, 1))
 
 
 class Discriminator(keras.Model):

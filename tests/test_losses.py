@@ -51,15 +51,25 @@ def test_thumbnails_are_mean_colours_of_fields():
     np.testing.assert_allclose(value(losses.thumbnails(clips)), fields, rtol=1e-5)
 
 
-def test_distance_penalty_is_the_wasserstein_distance_of_both_kinds():
+def test_distance_penalty_is_the_wasserstein_distance_of_each_kind():
     starts = np.random.default_rng(0).random(64).astype("float32")
     real, double, still, alike = (losses.thumbnails(film(*given)) for given in (
         (starts, 0.1), (starts, 0.2), (starts, 0.0), (np.zeros_like(starts), 0.1)))
     assert value(losses.distance_penalty(real, real)) == 0
     assert value(losses.distance_penalty(real[::-1], real)) == pytest.approx(0, abs=1e-5), "in whatever order"
-    assert value(losses.distance_penalty(double, real)) == pytest.approx(1, rel=0.01), "twice as fast"
-    assert value(losses.distance_penalty(still, real)) == pytest.approx(1, rel=0.01), "at rest"
+    assert value(losses.distance_penalty(double, real)) == pytest.approx(2, rel=0.01), "twice as fast, as are fields"
+    assert value(losses.distance_penalty(still, real)) == pytest.approx(2, rel=0.01), "at rest, as are fields"
     assert value(losses.distance_penalty(alike, real)) == pytest.approx(1, rel=0.01), "all lamps the same"
+
+
+def test_distance_penalty_sees_where_a_frame_changes():
+    starts = np.random.default_rng(0).random(64).astype("float32")
+    steady, local = film(starts, 0.1), film(starts, 0.0)
+    local[:, :, :4] += 0.2 * np.arange(4)[:, None, None, None]  # a quarter of the frame, twice as fast
+    steady, local = (losses.thumbnails(clips) for clips in (steady, local))
+    whole, even = (value(next(losses.distances(clips))) for clips in (local, steady))
+    np.testing.assert_allclose(whole, even, rtol=0.01)
+    assert value(losses.distance_penalty(local, steady)) == pytest.approx(1, rel=0.05), "each field is 0.1 off"
 
 
 def test_distance_penalty_sees_lamps_that_rest_and_jump():

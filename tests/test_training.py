@@ -313,7 +313,7 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
 
 def test_states_learn_to_move_at_the_pace_of_the_footage(small):
     trainer = Trainer(Config(**(small | dict(chains=64)), pace_weight=10.0))
-    trainer.begin_with(np.full((16, 16, 3), 0.5), {lag: 0.1 * lag for lag in trainer.lags})
+    trainer.begin_with(np.full((16, 16, 3), 0.5), np.ones((16, 16, 3)), {lag: 0.1 * lag for lag in trainer.lags})
     paces = [trainer.train_step(real(trainer.config), 3e-3)[0][METRICS.index("loss/pace")] for _ in range(40)]
     assert paces[0] > 0.5, "a new lamp is slow"
     assert np.mean(paces[-5:]) < 0.5 * paces[0]
@@ -325,14 +325,18 @@ def test_lags_reach_over_a_sequence(seq_len, expected):
     assert lags(seq_len) == expected
 
 
-def test_a_new_run_begins_with_the_mean_frame(small):
+def test_a_new_run_begins_with_the_mean_frame_and_moves_what_moves(small):
     trainer = Trainer(Config(**small))
     frame = np.random.default_rng(0).uniform(0.1, 0.9, (16, 16, 3))
-    trainer.begin_with(frame, {1: 0.1, 2: 0.2, 3: 0.3})
+    deviation = np.zeros((16, 16, 3))
+    deviation[4:, :, 1] = 0.1  # 26 grey levels
+    trainer.begin_with(frame, deviation, {1: 0.1, 2: 0.2, 3: 0.3})
     np.testing.assert_allclose(trainer.pace, [0.1, 0.2, 0.3])
     for generator in trainer.generator, trainer.average["generator"]:
-        drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy().mean(0)
-        assert np.corrcoef(drawn.ravel(), frame.ravel())[0, 1] > 0.8
+        drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy()
+        np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(frame, drawn.shape)[:, :4], atol=1e-5)
+        assert drawn[:, 4:].std(0).min() > 1e-3
+        assert np.corrcoef(drawn.mean(0).ravel(), frame.ravel())[0, 1] > 0.8
 
 
 def test_carried_states_start_the_next_step_some_anew(small):
