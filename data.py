@@ -116,15 +116,17 @@ def pace(cache, every_nth, lags):
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     stride = math.ceil(len(frames) / 4000)
 
-    def small(start, end):
+    def small(start):
         return np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA)
-                         for frame in frames[start:end:stride]]).astype(np.float32)
+                         for frame in frames[start::stride]]).astype(np.float32)
 
-    independent = math.sqrt(2 * small(0, None).var(0).mean()) + 1e-6
+    here = small(0)
+    independent = math.sqrt(2 * here.var(0).mean()) + 1e-6
     found = {}
     for lag in lags:
         gap = min(lag * every_nth, len(frames) // 2)
-        apart = math.sqrt(np.square(small(gap, None) - small(0, len(frames) - gap)).mean())
+        there = small(gap)
+        apart = math.sqrt(np.square(there - here[:len(there)]).mean())
         found[lag] = max(0.01, min(1.0, apart / independent))
     return found
 
