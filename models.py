@@ -20,6 +20,7 @@ from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
 MOVES = 4 / 255  # deviation of a pixel in the footage from which on it is drawn freely; below, in proportion
+OWN = 8  # features of a blob of its own
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
 
 
@@ -48,6 +49,11 @@ def interpolate(start, end, n):
     return turn(start[..., None, :], end[..., None, :], share)
 
 
+def small(deviation):
+    """An initialiser of weights around 0."""
+    return keras.initializers.RandomNormal(stddev=deviation)
+
+
 class Transition(keras.Model):
     """One step of the state: a GRU cell, and a dense layer that turns its memory into a change of the latent.
 
@@ -60,8 +66,7 @@ class Transition(keras.Model):
         self.state_size = (config.latent_size, config.rnn_units)
         self.cell = layers.GRUCell(config.rnn_units, name="cell")
         # A new lamp moves slowly: what turns fast at first is what the generator then learns not to draw.
-        slow = keras.initializers.RandomNormal(stddev=0.01)
-        self.change = layers.Dense(config.latent_size, kernel_initializer=slow, name="change")
+        self.change = layers.Dense(config.latent_size, kernel_initializer=small(0.01), name="change")
         self.cell.build((None, config.latent_size))
         self.change.build((None, config.rnn_units))
         self.built = True
@@ -115,15 +120,126 @@ def stages(config):
     return [min(config.width * 2**i, config.width * 8) for i in range(int(math.log2(config.img_size)) - 2)]
 
 
-class Generator(keras.Sequential):
-    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1.
+def make_generator(config):
+    """The generator that `config` asks for: latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1."""
+    return Generator(config) if config.blobs else DCGAN(config)
 
-    A DCGAN (Radford et al. 2016), by default with three changes. Pixels are doubled along straight lines between
-    convolutions: what is drawn is then an edge in a smooth field, as the wax of a lamp is, without steps and without a
-    checkerboard. Each convolution is told where it is, so that a blob can be moved by a number instead of being faded
-    out here and in there (Liu et al., "An intriguing failing of convolutional neural networks and the CoordConv
-    solution", 2018). And each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is
-    drawn the same alone and among others, in training and in play.
+
+class Generator(keras.Model):
+    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by an arrangement of blobs.
+
+    What moves in front of a camera that stands still are things that have a place. Plain convolutions have to learn for
+    each place anew what a thing looks like there, and fade it out here and in there for it to move. Here the latent
+    says where each of some blobs is and how large, and convolutions draw that arrangement, told at each of their sizes
+    what lies where: a thing is moved by a number (Epstein et al., "BlobGAN: spatially disentangled scene
+    representations", 2022; there blobs are laid over each other, here they melt into one).
+
+    Each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is drawn the same alone and
+    among others, in training and in play.
+    """
+
+    def __init__(self, config):
+        latents, size = layers.Input((config.latent_size,)), max(config.img_size // 4, 4)
+        blobs = Blobs(config.blobs, name="blobs", dtype="float32")(latents)
+        with computing(config):
+            x = activate(layers.Dense(2 * config.width)(Splat(size)(blobs)))
+            while size < config.img_size:
+                size *= 2
+                channels = max(config.width * config.img_size // (2 * size), 4)
+                x = layers.Conv2D(channels, 3, padding="same")(x)  # convolved first, while there are few pixels
+                x = layers.UpSampling2D(interpolation="bilinear")(Coordinates(channels)(x))
+                splat = Splat(size)(blobs)
+                x = activate(layers.Add()([x, layers.Dense(channels)(splat)]))
+        x = layers.Conv2D(3, 3, padding="same", kernel_initializer=small(0.02), dtype="float32")(x)
+        light = layers.Dense(3, kernel_initializer=bright, use_bias=False, dtype="float32")(splat)
+        x = layers.Add()([Coordinates(3, dtype="float32")(x), light])
+        if config.background:
+            x = Background(config.still, name="background", dtype="float32")(x)
+        super().__init__(latents, layers.Activation("sigmoid", dtype="float32")(x), name="generator")
+
+
+def activate(x):
+    """Features [B, H, W, C], each pixel normalised by itself, through a non-linearity."""
+    return layers.LeakyReLU(0.2)(layers.RMSNormalization()(x))
+
+
+class Blobs(layers.Layer):
+    """Latents [B, Z] -> an arrangement of K blobs [B, 4, K]: their centres x, y, and their radii across and down.
+
+    Lengths are in halves of a frame, and its middle is (0, 0). Each blob has a home and a size of its own, from which
+    the latent leads it away: at first in a straight line, then by a network of one hidden layer besides.
+    """
+
+    def __init__(self, blobs, **options):
+        super().__init__(**options)
+        self.blobs = blobs
+
+    def build(self, shape):
+        places = keras.initializers.RandomUniform(-0.7, 0.7)
+        self.home = self.add_weight(shape=(2, self.blobs), initializer=places, name="home")
+        sizes = keras.initializers.RandomUniform(math.log(0.05), math.log(0.2))
+        self.log_radius = self.add_weight(shape=(1, self.blobs), initializer=sizes, name="log_radius")
+        self.lead = layers.Dense(4 * self.blobs, kernel_initializer=small(0.3 / math.sqrt(shape[-1])))
+        self.hidden = layers.Dense(4 * shape[-1])
+        self.bend = layers.Dense(4 * self.blobs, use_bias=False, kernel_initializer="zeros")
+        self.lead.build(shape)
+        self.hidden.build(shape)
+        self.bend.build((None, 4 * shape[-1]))
+
+    def call(self, latents):
+        away = self.lead(latents) + self.bend(ops.leaky_relu(self.hidden(latents), 0.2))
+        place, growth = ops.split(ops.reshape(away, (-1, 4, self.blobs)), 2, axis=1)
+        return ops.concatenate([self.home + place, ops.exp(self.log_radius + ops.clip(0.2 * growth, -2, 2))], axis=1)
+
+
+class Splat(layers.Layer):
+    """Blobs [B, 4, K] -> what they are to each pixel of a frame, features [B, size, size, 2 + OWN].
+
+    A blob weighs exp(2 (1 - d^2)) where d is the distance from its centre in radii. The first feature is a height, half
+    the logarithm of the sum of all weights: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from all;
+    where blobs are close it makes them one (Blinn, "A generalization of algebraic surface drawing", 1982). The second
+    says whether there is a blob, from -1 to 1 with an edge as sharp as a small one's. The others are the mean of
+    trained vectors, one of each blob, by these weights.
+
+    A weight being a product of a function of x and one of y, the sums over blobs are products of small matrices. Blobs
+    are seen through pixels, as blurred by a Gaussian of the width of one: too small a blob fades instead of flickering.
+    """
+
+    def __init__(self, size):
+        super().__init__(dtype="float32")  # in halves of that, a blob would move by jumps
+        self.size = size
+
+    def build(self, shape):
+        self.own = self.add_weight(shape=(shape[-1], OWN), initializer=small(1), name="own")
+        self.pixels = ((2 * np.arange(self.size) + 1) / self.size - 1).astype("float32")
+
+    def call(self, blobs):
+        x, y, across, down = (ops.expand_dims(part, -1) for part in ops.unstack(blobs, axis=1))
+        column = math.exp(2) * self.profile(x, across)  # [B, K, W]
+        row = ops.swapaxes(self.profile(y, down), 1, 2)  # [B, H, K]
+        total = ops.matmul(row, column)[..., None]
+        columns = ops.reshape(column[..., None] * self.own[:, None], (-1, blobs.shape[-1], self.size * OWN))
+        own = ops.reshape(ops.matmul(row, columns), (-1, self.size, self.size, OWN)) / (total + 1)
+        height = 0.5 * ops.log(total + 0.02)
+        return ops.concatenate([height, ops.tanh(4 * height), own], axis=-1)
+
+    def profile(self, place, radius):
+        """How much each row or column of pixels has of blobs [B, K, 1]: [B, K, size], at most 1."""
+        seen = ops.sqrt(ops.square(radius) + (2 / self.size) ** 2)
+        return radius / seen * ops.exp(-2 * ops.square((self.pixels - place) / seen))
+
+
+def bright(shape, dtype=None):
+    """Initial weights from a splat to colours: blobs are brighter than the mean frame, and darkness is around them."""
+    return ops.convert_to_tensor(2 * np.eye(shape[0])[1:2].T * np.ones(shape[1]), dtype)
+
+
+class DCGAN(keras.Sequential):
+    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by convolutions alone (Radford et al. 2016).
+
+    With `bilinear` upsampling, pixels are doubled along straight lines between convolutions: what is drawn is then an
+    edge in a smooth field, without a checkerboard. With `coordinates`, each convolution is told where it is (Liu et
+    al., "An intriguing failing of convolutional neural networks and the CoordConv solution", 2018).
     """
 
     def __init__(self, config):

@@ -10,7 +10,7 @@ import checkpoints
 import losses
 from distribution import local_replicas
 from files import UserError
-from models import Discriminator, Generator, Transition
+from models import Discriminator, Transition, make_generator
 
 METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "loss/pace",
            "gradient/discriminator", "gradient/generator",
@@ -38,9 +38,9 @@ class Trainer:
     def build(self):
         """Make all that changes in training."""
         config = self.config
-        self.generator, self.transition = Generator(config), Transition(config)
+        self.generator, self.transition = make_generator(config), Transition(config)
         self.discriminator = Discriminator(config)
-        self.average = {"generator": Generator(config.at_play()), "transition": Transition(config.at_play())}
+        self.average = {"generator": make_generator(config.at_play()), "transition": Transition(config.at_play())}
         for name, network in self.average.items():
             network.set_weights(getattr(self, name).get_weights())
         self.lamp_weights = self.generator.trainable_variables + self.transition.trainable_variables

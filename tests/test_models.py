@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from config import PRESETS, Config
-from models import Coordinates, Discriminator, Generator, Transition, interpolate, spread, standardise
+from models import OWN, Coordinates, Discriminator, Splat, Transition, interpolate, make_generator, spread, standardise
 
 SMALL = Config(img_size=16, width=4, chains=8, batch_size=4, latent_size=16, rnn_units=12, features=10)
 
@@ -32,22 +32,63 @@ def transition():
 
 
 def test_generator_has_the_original_size():
-    assert Generator(Config(**PRESETS["original"])).count_params() == 953_731
+    assert make_generator(Config(**PRESETS["original"])).count_params() == 953_731
 
 
 @pytest.mark.parametrize("img_size", [8, 16, 32, 128])
-def test_generator_draws_frames_of_any_size(img_size):
-    frames = numpy(Generator(Config(img_size=img_size, width=2))(normal(3, 64)))
+@pytest.mark.parametrize("blobs", [0, 5])
+def test_generator_draws_frames_of_any_size(img_size, blobs):
+    frames = numpy(make_generator(Config(img_size=img_size, width=2, blobs=blobs))(normal(3, 64)))
     assert frames.shape == (3, img_size, img_size, 3)
     assert 0 <= frames.min() < frames.max() <= 1
 
 
-@pytest.mark.parametrize("values", [{}, dict(upsampling="transposed"), dict(generator_norm="batch"),
-                                    dict(background=False), dict(coordinates=False)])
+@pytest.mark.parametrize("values", [{}, dict(background=False), dict(blobs=0), dict(blobs=0, upsampling="transposed"),
+                                    dict(blobs=0, generator_norm="batch"), dict(blobs=0, background=False),
+                                    dict(blobs=0, coordinates=False)])
 def test_generators_of_every_kind_are_smooth_functions_of_the_latent(values):
-    generator, latent = Generator(dataclasses.replace(SMALL, **values)), normal(1, 16)
-    here, near, far = (numpy(generator(latent + shift)) for shift in (0, 1e-3, 1))
+    keras.utils.set_random_seed(0)
+    generator, latent = make_generator(dataclasses.replace(SMALL, **values)), normal(1, 16)
+    here, near, far = (numpy(generator(latent + shift)) for shift in (0, 1e-4, 1))
     assert 0 < np.abs(near - here).max() < 0.01 < np.abs(far - here).max()
+
+
+def splat(*blobs, size=32):
+    """The height and what covers it [H, W] each, and the blobs' own features, of blobs (x, y, across, down)."""
+    keras.utils.set_random_seed(0)
+    features = numpy(Splat(size)(np.float32(blobs).T[None]))[0]
+    assert features.shape == (size, size, 2 + OWN)
+    return features[..., 0], features[..., 1], features[..., 2:]
+
+
+def test_a_blob_is_moved_by_a_number():
+    here, there = splat((-0.25, 0.125, 0.3, 0.2)), splat((-0.25 + 3 / 16, 0.125 - 2 / 16, 0.3, 0.2))
+    for before, after in zip(here, there, strict=True):
+        np.testing.assert_allclose(after[:-2, 3:], before[2:, :-3], atol=1e-4)  # 3 pixels to the right, 2 up
+
+
+def test_a_blob_is_as_large_as_it_says():
+    height, cover, _ = splat((1 / 32, 1 / 32, 0.5, 0.25))  # in the middle of pixel 16, 16
+    assert height[16, 16] == pytest.approx(1, abs=0.1)
+    assert height[0, 0] < -1.9
+    assert (height[16] > 0).sum() == pytest.approx(0.5 * 32, abs=2)
+    assert (height[:, 16] > 0).sum() == pytest.approx(0.25 * 32, abs=2)
+    np.testing.assert_allclose(cover, np.tanh(4 * height), atol=1e-5)
+
+
+def test_blobs_that_are_close_are_one_and_those_too_small_to_see_are_none():
+    far, close = (splat((-x, 0, 0.3, 0.3), (x, 0, 0.3, 0.3))[1] for x in (0.5, 0.29))
+    assert far[16, 16] < 0 < close[16, 16]
+    assert splat((1 / 32, 1 / 32, 0.005, 0.005))[1].max() < 0
+
+
+def test_before_training_there_is_light_where_the_latent_leads_a_blob():
+    keras.utils.set_random_seed(0)
+    generator, latents = make_generator(Config(width=4, background=False)), normal(4, 64)
+    blobs = numpy(generator.get_layer("blobs")(latents))
+    frames, covered = numpy(generator(latents)).mean(-1), numpy(Splat(64)(blobs))[..., 1]
+    assert 0.05 < (covered > 0).mean() < 0.6
+    assert frames[covered > 0.9].min() > frames[covered < -0.9].max()
 
 
 def test_coordinates_are_two_channels_more_of_a_convolution():
@@ -64,7 +105,7 @@ def test_coordinates_are_two_channels_more_of_a_convolution():
 
 
 def test_a_frame_is_drawn_alone_as_among_others_also_in_training():
-    generator, latents = Generator(SMALL), normal(6, 16)
+    generator, latents = make_generator(SMALL), normal(6, 16)
     np.testing.assert_allclose(numpy(generator(latents, training=True))[2:3], numpy(generator(latents[2:3])), atol=1e-5)
 
 
