@@ -122,10 +122,10 @@ def stages(config):
 
 def make_generator(config):
     """The generator that `config` asks for: latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1."""
-    return Generator(config) if config.blobs else DCGAN(config)
+    return BlobGenerator(config) if config.blobs else DCGAN(config)
 
 
-class Generator(keras.Model):
+class BlobGenerator(keras.Model):
     """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by an arrangement of blobs.
 
     What moves in front of a camera that stands still are things that have a place. Plain convolutions have to learn for
@@ -239,7 +239,9 @@ class DCGAN(keras.Sequential):
 
     With `bilinear` upsampling, pixels are doubled along straight lines between convolutions: what is drawn is then an
     edge in a smooth field, without a checkerboard. With `coordinates`, each convolution is told where it is (Liu et
-    al., "An intriguing failing of convolutional neural networks and the CoordConv solution", 2018).
+    al., "An intriguing failing of convolutional neural networks and the CoordConv solution", 2018). With
+    `generator_norm` "rms", each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is
+    drawn the same alone and among others, in training and in play.
     """
 
     def __init__(self, config):
