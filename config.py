@@ -38,7 +38,7 @@ class Config:
     batch_size: int = param(40, "clips decoded and judged in one training step", group="sequences", low=1)
     chains: int = param(256, "latent chains rolled in one training step, at least batch_size", group="sequences",
                         low=2)
-    reset_probability: float = param(0.05, "chance that a chain starts anew after a training step",
+    reset_probability: float = param(0.02, "chance that a chain starts anew after a training step",
                                      group="sequences", low=0, high=1)
 
     # What the networks are.
@@ -51,14 +51,14 @@ class Config:
     noise: float = param(0.01, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
                          group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
-    blobs: int = param(0, "blobs that the generator arranges, for convolutions to draw; 0: convolutions alone",
+    blobs: int = param(32, "blobs that the generator arranges, for convolutions to draw; 0: convolutions alone",
                        group="networks", low=0)
-    generator_norm: str = param("rms", "without --blobs, how activations are normalised: 'rms' each pixel by itself, "
+    generator_norm: str = param("rms", "with --blobs 0, how activations are normalised: 'rms' each pixel by itself, "
                                        "'batch' over the batch", group="networks", choices=("rms", "batch"))
-    upsampling: str = param("bilinear", "without --blobs, how pixels are doubled: by 'bilinear' interpolation, or by a "
+    upsampling: str = param("bilinear", "with --blobs 0, how pixels are doubled: by 'bilinear' interpolation, or by a "
                                         "'transposed' convolution", group="networks",
                             choices=("bilinear", "transposed"))
-    coordinates: bool = param(True, "without --blobs, tell convolutions where in the frame they are",
+    coordinates: bool = param(True, "with --blobs 0, tell convolutions where in the frame they are",
                               group="networks")
     background: bool = param(True, "let the generator draw on top of the mean frame", group="networks")
     still: bool = param(True, "let it draw nothing where the footage never changes, with --background",
@@ -77,11 +77,11 @@ class Config:
     penalty: str = param("chains", "normality of the states: 'chains' asks it of each coordinate across chains, "
                                    "'moments' of all numbers together", group="losses",
                          choices=("chains", "moments"))
-    penalty_weight: float = param(3.0, "weight of the normality penalty", group="losses", low=0)
+    penalty_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0)
     distance_weight: float = param(1.0, "weight of the penalty on frames that are further apart than those of the "
                                         "footage, or less, in time and from clip to clip; 0: none", group="losses",
                                    low=0)
-    pace_weight: float = param(1.0, "weight of the penalty on states that move faster or slower than the footage; 0: "
+    pace_weight: float = param(8.0, "weight of the penalty on states that move faster or slower than the footage; 0: "
                                     "none", group="losses", low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
     r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
@@ -92,8 +92,8 @@ class Config:
                                  group="optimisation", low=0)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999)
-    epochs: int = param(20, "epochs to train; one epoch shows about every frame once", group="optimisation",
-                        low=1)
+    epochs: int = param(20, "epochs to train; one epoch shows about every frame once, or takes 200 steps if those are "
+                            "fewer", group="optimisation", low=1)
     max_minutes: float = param(0.0, "minutes to train, in place of --epochs; 0: no limit", group="optimisation",
                                low=0)
     save_every: int = param(2, "epochs between two checkpoints", group="optimisation", low=1)
@@ -179,7 +179,7 @@ def article(kind):
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
 
 
-BEFORE = dict(still=False)  # what runs were like before there were these hyper-parameters: their weights still fit
+BEFORE = dict(still=False, blobs=0)  # what runs were like before there were these: their weights still fit
 
 PRESETS = {
     "original": dict(

@@ -151,7 +151,7 @@ def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=Fal
     tell(footage.prepare(video, data_dir, img_size, crop, overwrite), data_dir)
 
 
-def simulate(n_frames=24000, data_dir="frames", img_size=64, seed=0, overwrite=False):
+def simulate(n_frames=144_000, data_dir="frames", img_size=64, seed=0, overwrite=False):
     """Simulate a lava lamp, for whoever has no footage."""
     Config(img_size=img_size, seed=seed)
     import footage

@@ -99,7 +99,7 @@ def chains_penalty(outputs):
     return ops.mean(normality) + off_diagonal(covariance)
 
 
-def pace_penalty(latents, pace):
+def pace_penalty(latents, past, pace):
     """How differently the states move from the footage: latents [B, T, Z] -> 0 or more, averaged over lags.
 
     `pace` says for each lag, in steps, how far frames of the footage that lie it apart are from each other, as a share
@@ -108,10 +108,17 @@ def pace_penalty(latents, pace):
     normal numbers is sqrt(2), and no two ways correlate. In these units deviations of (std - 1)^2 count, averaged over
     Z, + a tenth of the squared covariances of a way with all others, averaged likewise.
 
-    Without it directions that the generator hardly draws turn fast, a whole turn in 16 steps, and the picture trembles.
+    A lag of less than T steps is taken within the latents, a longer one back into the `past` [B, P, Z] before them,
+    which is known and gets no gradient. Without the penalty directions that the generator hardly draws turn fast, a
+    whole turn in 16 steps, and the picture trembles; without the longer lags all come to turn at one pace.
     """
-    return sum(displacement_penalty((latents[:, lag:] - latents[:, :-lag]) / (math.sqrt(2) * share))
-               for lag, share in pace.items()) / len(pace)
+    steps, whole = latents.shape[1], ops.concatenate([ops.stop_gradient(past), latents], axis=1)
+
+    def ways(lag):
+        begin = -steps + (lag if lag < steps else 0)
+        return whole[:, begin:] - whole[:, begin - lag:-lag]
+
+    return sum(displacement_penalty(ways(lag) / (math.sqrt(2) * share)) for lag, share in pace.items()) / len(pace)
 
 
 def displacement_penalty(ways):

@@ -144,6 +144,9 @@ class BlobGenerator(keras.Model):
         with computing(config):
             x = activate(layers.Dense(2 * config.width)(Splat(size)(blobs)))
             while size < config.img_size:
+                channels = x.shape[-1]
+                around = Coordinates(channels)(layers.Conv2D(channels, 3, padding="same")(x))
+                x = layers.Add()([x, activate(around)])
                 size *= 2
                 channels = max(config.width * config.img_size // (2 * size), 4)
                 x = layers.Conv2D(channels, 3, padding="same")(x)  # convolved first, while there are few pixels
@@ -193,13 +196,16 @@ class Blobs(layers.Layer):
 
 
 class Splat(layers.Layer):
-    """Blobs [B, 4, K] -> what they are to each pixel of a frame, features [B, size, size, 2 + OWN].
+    """Blobs [B, 4, K] -> what they are to each pixel of a frame, features [B, size, size, 4 + OWN].
 
-    A blob weighs exp(2 (1 - d^2)) where d is the distance from its centre in radii. The first feature is a height, half
-    the logarithm of the sum of all weights: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from all;
-    where blobs are close it makes them one (Blinn, "A generalization of algebraic surface drawing", 1982). The second
-    says whether there is a blob, from -1 to 1 with an edge as sharp as a small one's. The others are the mean of
-    trained vectors, one of each blob, by these weights.
+    A blob weighs exp(2 (1 - d^2)) where d is the distance from its centre in radii. Half the logarithm of the sum of
+    all weights is a height: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from all; where blobs are
+    close it makes them one (Blinn, "A generalization of algebraic surface drawing", 1982). By its slope it is the
+    distance from the edge (Taubin, "Distance approximations for rasterizing implicit curves", 1994).
+
+    The first feature is the height. The second says whether there is a blob, from -1 to 1, with an edge as sharp as
+    pixels allow. The next two are how far right and down of the blobs' centres the pixel lies, in radii, the mean by
+    their weights: which way a round thing faces there. The others are the mean of trained vectors, one of each blob.
 
     A weight being a product of a function of x and one of y, the sums over blobs are products of small matrices. Blobs
     are seen through pixels, as blurred by a Gaussian of the width of one: too small a blob fades instead of flickering.
@@ -215,18 +221,30 @@ class Splat(layers.Layer):
 
     def call(self, blobs):
         x, y, across, down = (ops.expand_dims(part, -1) for part in ops.unstack(blobs, axis=1))
-        column = math.exp(2) * self.profile(x, across)  # [B, K, W]
-        row = ops.swapaxes(self.profile(y, down), 1, 2)  # [B, H, K]
-        total = ops.matmul(row, column)[..., None]
-        columns = ops.reshape(column[..., None] * self.own[:, None], (-1, blobs.shape[-1], self.size * OWN))
-        own = ops.reshape(ops.matmul(row, columns), (-1, self.size, self.size, OWN)) / (total + 1)
-        height = 0.5 * ops.log(total + 0.02)
-        return ops.concatenate([height, ops.tanh(4 * height), own], axis=-1)
+        (u, column, across), (v, row, down) = self.profile(x, across), self.profile(y, down)
+        column = math.exp(2) * column
+        own = ops.reshape(column[..., None] * self.own[:, None], (-1, blobs.shape[-1], self.size * OWN))
+
+        def total(over_y, over_x):
+            return ops.matmul(ops.swapaxes(over_y, 1, 2), over_x)
+
+        weight = total(row, column)
+        height = 0.5 * ops.log(weight + 0.02)
+        steep = [total(row, column * u / across), total(row * v / down, column)]
+        slope = ops.sqrt(4 * sum(ops.square(part / (weight + 0.02)) for part in steep) + 1)  # 1: of one blob beyond all
+        cover = ops.tanh(height / slope * self.size / 2)
+        means = ops.concatenate([total(row, column * u)[..., None], total(row * v, column)[..., None],
+                                 ops.reshape(total(row, own), (-1, self.size, self.size, OWN))], axis=-1)
+        return ops.concatenate([height[..., None], cover[..., None], means / (weight[..., None] + 1)], axis=-1)
 
     def profile(self, place, radius):
-        """How much each row or column of pixels has of blobs [B, K, 1]: [B, K, size], at most 1."""
+        """How far each row or column of pixels is from blobs [B, K, 1], in radii as seen, and how much it has of them.
+
+        Returns (distances [B, K, size], shares [B, K, size], at most 1, and the radii as seen [B, K, 1]).
+        """
         seen = ops.sqrt(ops.square(radius) + (2 / self.size) ** 2)
-        return radius / seen * ops.exp(-2 * ops.square((self.pixels - place) / seen))
+        distance = (self.pixels - place) / seen
+        return distance, radius / seen * ops.exp(-2 * ops.square(distance)), seen
 
 
 def bright(shape, dtype=None):

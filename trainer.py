@@ -17,6 +17,7 @@ METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/dista
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 PENALISED = 4  # clips of a batch under each gradient penalty: of all it would cost as much as the rest of a step
 SAMPLES = 8  # lamps drawn for TensorBoard
+PAST = 4  # sequences before a step's own to which its latents are compared: by then the footage has forgotten them
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
 
@@ -52,11 +53,13 @@ class Trainer:
         self.lags = lags(config.seq_len)
         self.pace = tf.Variable(tf.ones(len(self.lags)), trainable=False)
         self.state = [tf.Variable(part) for part in self.transition.initial(normals)]
+        shape = (config.chains, PAST * config.seq_len, config.latent_size)
+        self.past = tf.Variable(tf.random.stateless_normal(shape, [config.seed, -3]))
         self.playing = tf.train.Checkpoint(**self.average)
         self.resuming = tf.train.Checkpoint(
             generator=self.generator, transition=self.transition, discriminator=self.discriminator,
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
-            step=self.step, seconds=self.seconds, state=self.state, pace=self.pace)
+            step=self.step, seconds=self.seconds, state=self.state, past=self.past, pace=self.pace)
 
     def sizes(self):
         """How many weights each network has, in words."""
@@ -103,8 +106,8 @@ class Trainer:
     def update(self, real, clock):
         """One step of all networks, from one forward pass."""
         results = self.strategy.run(self.learn, (real, clock))
-        known, *state = (self.strategy.experimental_local_results(result)[0] for result in results)
-        self.carry(state, self.seeds(7)[4:])
+        known, latents, *state = (self.strategy.experimental_local_results(result)[0] for result in results)
+        self.carry(latents, state, self.seeds(8)[4:])
         self.step.assign_add(1)
         self.update_average()
         return known
@@ -118,14 +121,14 @@ class Trainer:
         """
         config, device = self.config, tf.distribute.get_replica_context()
         n = device.num_replicas_in_sync
-        seeds = self.seeds(7)
+        seeds = self.seeds(8)
         normals = tf.random.stateless_normal((config.chains, config.seq_len, config.latent_size), seeds[0])
         scale = self.judge_optimizer.scale_loss(1.0), self.lamp_optimizer.scale_loss(1.0)  # 1 but in float16
         with tf.GradientTape() as rolling:
             latents, outputs, state = self.transition.roll(normals, self.state)
             window = self.window(latents, seeds[1])
             normality = losses.PENALTIES[config.penalty](outputs)
-            pace = losses.pace_penalty(latents, dict(zip(self.lags, tf.unstack(self.pace), strict=True)))
+            pace = losses.pace_penalty(latents, self.past, dict(zip(self.lags, tf.unstack(self.pace), strict=True)))
             penalty = scale[1] / n * (config.penalty_weight * normality + config.pace_weight * pace)
         share = config.batch_size // n
         rows = device.replica_id_in_sync_group + n * tf.range(share)
@@ -161,7 +164,7 @@ class Trainer:
                             n / scale[1] * tf.linalg.global_norm(lamp_gradients),
                             *losses.moments(outputs, axis=(0, 1, 2))])
         known = tf.concat([tf.cast(metrics, tf.float64), clock], axis=0)
-        return device.all_reduce(tf.distribute.ReduceOp.MEAN, known), *state
+        return device.all_reduce(tf.distribute.ReduceOp.MEAN, known), latents, *state
 
     def penalise(self, gradients, clips, rows, seed, weight):
         """Add to the discriminator's gradients those of `weight` times its gradient penalty on some clips.
@@ -272,17 +275,21 @@ class Trainer:
         contrast = tf.random.stateless_uniform((batch, 1, 1, 1, 1), seeds[2], 0.7, 1.3)
         return tf.gather(contrast, rows) * clips + tf.gather(tint, rows)
 
-    def carry(self, state, seeds):
+    def carry(self, latents, state, seeds):
         """Let the next step begin where this one ended, with some chains anew, and other chains first to be decoded.
 
-        This is truncated back-propagation: it makes rollouts of any length part of what is trained.
+        This is truncated back-propagation: it makes rollouts of any length part of what is trained. A chain's past ends
+        with the latents [chains, T, Z] of this step; for that of a new chain, which has none, stand normal numbers.
         """
-        chains = self.config.chains
-        fresh = self.transition.initial(tf.random.stateless_normal((chains, self.config.latent_size), seeds[0]))
+        chains, size = self.config.chains, self.config.latent_size
+        past = tf.concat([self.past[:, self.config.seq_len:], latents], axis=1)
+        fresh = self.transition.initial(tf.random.stateless_normal((chains, size), seeds[0]))
         reset = tf.random.stateless_uniform((chains, 1), seeds[1]) < self.config.reset_probability
         order = tf.random.experimental.stateless_shuffle(tf.range(chains), seeds[2])
         for variable, old, new in zip(self.state, state, fresh, strict=True):
             variable.assign(tf.gather(tf.where(reset, new, old), order))
+        nothing = tf.random.stateless_normal(past.shape, seeds[3])
+        self.past.assign(tf.gather(tf.where(reset[..., None], nothing, past), order))
 
     def update_average(self):
         """Move the averaged weights towards the trained ones, faster in the first steps than `ema` says."""
@@ -371,9 +378,8 @@ def optimizer(config, variables):
 
 
 def lags(seq_len):
-    """The lags, in steps, over which the pace of states of a sequence is held to the footage's: 1, 2, 4 ... its length.
-    """
-    return sorted({*(2**i for i in range(seq_len.bit_length()) if 2**i < seq_len), seq_len - 1})
+    """The lags, in steps, over which the pace of states is held to the footage's: 1, 2, 4 ... PAST sequences."""
+    return [2**i for i in range((PAST * seq_len).bit_length())]
 
 
 def to_float(frames):

@@ -28,6 +28,7 @@ from files import UserError
 from trainer import METRICS, SAMPLES, Trainer, sample_steps
 
 STATE_SECONDS = 300  # between two saved training states, where the epochs of --save_every take longer
+LONGEST_EPOCH = 200  # steps: also of an hour of footage one wants to see, soon, what was learned
 WARM_UP = 100  # steps until the learning rate has its full height: networks that know nothing yet overshoot
 LOG_EVERY = 10  # steps between two points of a TensorBoard curve
 
@@ -62,7 +63,8 @@ def train(config, frames, run=None, strategy=None):
     if run:
         trainer.restore(run)
         started -= float(trainer.seconds)
-    steps_per_epoch = data.batches_per_epoch(data.count(frames), config.batch_size, config.clip_len, config.every_nth)
+    steps_per_epoch = min(LONGEST_EPOCH, data.batches_per_epoch(data.count(frames), config.batch_size, config.clip_len,
+                                                                config.every_nth))
     batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed,
                            int(trainer.step), trainer.rows())
     if not run:

@@ -132,11 +132,30 @@ def wander(keep, steps=9):
     return np.stack(states, axis=1).astype("float32"), {lag: math.sqrt(1 - keep**lag) for lag in (1, 2, 4, 8)}
 
 
+def pace_penalty(states, pace, known=0):
+    """The penalty on states [B, T, Z], of which the first `known` steps are past."""
+    return value(losses.pace_penalty(states[:, known:], states[:, :known], pace))
+
+
 def test_pace_penalty_asks_for_the_pace_of_the_footage():
     states, pace = wander(0.9)
-    assert value(losses.pace_penalty(states, pace)) == pytest.approx(0, abs=0.01)
-    assert value(losses.pace_penalty(states[:, :1] + 0 * states, pace)) == pytest.approx(1, abs=0.01), "at rest"
-    assert value(losses.pace_penalty(states, {1: pace[1] / 3})) == pytest.approx(4, abs=0.1), "three times too fast"
+    assert pace_penalty(states, pace) == pytest.approx(0, abs=0.01)
+    assert pace_penalty(states[:, :1] + 0 * states, pace) == pytest.approx(1, abs=0.01), "at rest"
+    assert pace_penalty(states, {1: pace[1] / 3}) == pytest.approx(4, abs=0.1), "three times too fast"
+
+
+@pytest.mark.parametrize("known", [5, 7])
+def test_pace_penalty_reaches_back_into_the_past(known):
+    states, pace = wander(0.9)
+    assert pace_penalty(states, {lag: pace[lag] for lag in (1, 2, 4)}, known) == pytest.approx(0, abs=0.01)
+    back = states.copy()
+    back[:, known:] = states[:, :1]  # to where they were, and there they stay
+    assert pace_penalty(back, {8: pace[8]}, 8) == pytest.approx(1, abs=0.01)
+    elsewhere = states.copy()
+    elsewhere[:, :known] = np.roll(states[:, :known], 1, axis=0)  # a past that was not theirs, seen at no shorter lag
+    inside = {lag: share for lag, share in pace.items() if lag < 9 - known}
+    assert pace_penalty(elsewhere, inside, known) == pace_penalty(states, inside, known)
+    assert pace_penalty(elsewhere, {4: pace[4]}, known) > 0.02 + pace_penalty(states, {4: pace[4]}, known)
 
 
 def test_pace_penalty_sees_some_directions_turn_fast_and_others_rest():
@@ -147,13 +166,13 @@ def test_pace_penalty_sees_some_directions_turn_fast_and_others_rest():
     split[..., :4] = np.cos(angle)[:, None] * x + np.sin(angle)[:, None] * y
     mixed = split @ np.linalg.qr(np.random.default_rng(4).standard_normal((8, 8)))[0].astype("float32")
     for uneven in split, mixed:  # also where every coordinate has a part of each
-        assert value(losses.pace_penalty(uneven, pace)) > 0.1
+        assert pace_penalty(uneven, pace) > 0.1
 
 
 def test_pace_penalty_of_coordinates_that_move_as_one():
     states, pace = wander(0.9)
     together = np.repeat(states[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
-    assert value(losses.pace_penalty(together, pace)) == pytest.approx(0.7, abs=0.05)
+    assert pace_penalty(together, pace) == pytest.approx(0.7, abs=0.05)
 
 
 def test_only_the_chains_penalty_sees_chains_fall_into_step():

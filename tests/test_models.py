@@ -54,11 +54,11 @@ def test_generators_of_every_kind_are_smooth_functions_of_the_latent(values):
 
 
 def splat(*blobs, size=32):
-    """The height and what covers it [H, W] each, and the blobs' own features, of blobs (x, y, across, down)."""
+    """What blobs (x, y, across, down) are to pixels: height and cover [H, W], way right and down, own features."""
     keras.utils.set_random_seed(0)
     features = numpy(Splat(size)(np.float32(blobs).T[None]))[0]
-    assert features.shape == (size, size, 2 + OWN)
-    return features[..., 0], features[..., 1], features[..., 2:]
+    assert features.shape == (size, size, 4 + OWN)
+    return features[..., 0], features[..., 1], features[..., 2:4], features[..., 4:]
 
 
 def test_a_blob_is_moved_by_a_number():
@@ -68,12 +68,29 @@ def test_a_blob_is_moved_by_a_number():
 
 
 def test_a_blob_is_as_large_as_it_says():
-    height, cover, _ = splat((1 / 32, 1 / 32, 0.5, 0.25))  # in the middle of pixel 16, 16
+    height, cover, *_ = splat((1 / 32, 1 / 32, 0.5, 0.25))  # in the middle of pixel 16, 16
     assert height[16, 16] == pytest.approx(1, abs=0.1)
     assert height[0, 0] < -1.9
     assert (height[16] > 0).sum() == pytest.approx(0.5 * 32, abs=2)
     assert (height[:, 16] > 0).sum() == pytest.approx(0.25 * 32, abs=2)
-    np.testing.assert_allclose(cover, np.tanh(4 * height), atol=1e-5)
+    np.testing.assert_array_equal(cover > 0, height > 0)
+
+
+@pytest.mark.parametrize("radius", [0.15, 0.3, 0.6])
+def test_the_edge_of_a_blob_is_sharp_whatever_its_size(radius):
+    cover = splat((0, 0, radius, radius), size=64)[1]
+    assert 1 <= (np.abs(cover[32]) < 0.7).sum() / 2 <= 2, "pixels on either side"
+    assert cover[32, 32] > 0.95 and cover[0, 0] < -0.95
+
+
+def test_a_blob_faces_away_from_its_centre():
+    _, cover, facing, _ = splat((0, 0, 0.5, 0.25))
+    inside, (right, down) = cover > 0.5, np.moveaxis(facing, -1, 0)
+    y, x = np.mgrid[:32, :32] - 15.5
+    assert (np.sign(right) == np.sign(x))[inside].all() and (np.sign(down) == np.sign(y))[inside].all()
+    assert right[16, 23] == pytest.approx(-right[16, 8], abs=1e-4)
+    assert right[16, 22] == pytest.approx(down[19, 16], rel=0.15), "as far from the middle, in radii"
+    assert np.abs(facing[cover < -0.99]).max() < 0.5 < right.max() < 1
 
 
 def test_blobs_that_are_close_are_one_and_those_too_small_to_see_are_none():
