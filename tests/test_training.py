@@ -202,6 +202,14 @@ def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, extra, complain
     assert not (footage / "logs").exists()
 
 
+def test_an_epoch_of_long_footage_ends_all_the_same(footage, small, monkeypatch):
+    monkeypatch.chdir(footage)
+    monkeypatch.setattr(training, "LONGEST_EPOCH", 1)  # the footage has two
+    run, _ = training.train(Config(**small, epochs=3, save_every=1), data.load("frames", 16))
+    assert names(run) == sorted(["config.json", *pair("state.3"), *pair("weights.1"), *pair("weights.2"),
+                                 *pair("weights.3")])
+
+
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path):
     runs = {new_run(tmp_path) for _ in range(5)}
     assert len(runs) == 5
