@@ -146,7 +146,7 @@ class BlobGenerator(keras.Model):
             while size < config.img_size:
                 channels = x.shape[-1]
                 around = Coordinates(channels)(layers.Conv2D(channels, 3, padding="same")(x))
-                x = layers.Add()([x, activate(around)])
+                x = layers.Add()([x, activate(around)])  # a residual (He et al. 2016): what lies beside a pixel
                 size *= 2
                 channels = max(config.width * config.img_size // (2 * size), 4)
                 x = layers.Conv2D(channels, 3, padding="same")(x)  # convolved first, while there are few pixels

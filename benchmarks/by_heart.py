@@ -61,4 +61,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"by_heart.py: {error}")
+        print(f"by_heart.py: {error}", file=sys.stderr)
+        sys.exit(2)
