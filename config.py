@@ -38,7 +38,7 @@ class Config:
     batch_size: int = param(40, "clips decoded and judged in one training step", group="sequences", low=1)
     chains: int = param(256, "latent chains rolled in one training step, at least batch_size", group="sequences",
                         low=2)
-    reset_probability: float = param(0.02, "chance that a chain starts anew after a training step",
+    reset_probability: float = param(0.003, "chance that a chain starts anew after a training step",
                                      group="sequences", low=0, high=1)
 
     # What the networks are.
@@ -48,8 +48,11 @@ class Config:
     width: int = param(32, "channels of the widest layers of generator and discriminator, at half the frame's "
                            "size; doubled at each halving, up to eightfold", group="networks", low=1)
     features: int = param(128, "numbers the discriminator makes of a frame", group="networks", low=1)
-    noise: float = param(0.01, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
+    noise: float = param(0.003, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
                          group="networks", low=0, high=1)
+    pace: float = param(0.25, "how fast states are to move, as a share of how fast frames change: that of the time in "
+                              "which a thing gets out of the place it is in to that in which it goes anywhere; 0: as "
+                              "they will", group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
     blobs: int = param(32, "blobs that the generator arranges, for convolutions to draw; 0: convolutions alone",
                        group="networks", low=0)
@@ -81,7 +84,7 @@ class Config:
     distance_weight: float = param(1.0, "weight of the penalty on frames that are further apart than those of the "
                                         "footage, or less, in time and from clip to clip; 0: none", group="losses",
                                    low=0)
-    pace_weight: float = param(8.0, "weight of the penalty on states that move faster or slower than the footage; 0: "
+    pace_weight: float = param(8.0, "weight of the penalty on states that move faster or slower than --pace says; 0: "
                                     "none", group="losses", low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
     r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
@@ -117,6 +120,8 @@ class Config:
             raise UserError(f"--img_size {self.img_size} is not a power of two; take 32, 64, 128 ...")
         if self.window > self.seq_len:
             raise UserError(f"--window {self.window} is longer than --seq_len {self.seq_len}")
+        if self.latent_size % 2:
+            raise UserError(f"--latent_size {self.latent_size} is odd; a state is made of pairs of numbers")
         if self.chains < self.batch_size:
             raise UserError(f"--chains {self.chains} is less than --batch_size {self.batch_size}")
         if self.batch_size % self.accumulate:
@@ -179,12 +184,12 @@ def article(kind):
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
 
 
-BEFORE = dict(still=False, blobs=0)  # what runs were like before there were these: their weights still fit
+BEFORE = dict(still=False, blobs=0, pace=0.0)  # what runs were like before there were these: their weights still fit
 
 PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
-        latent_size=64, rnn_units=128, width=32, features=128, noise=0.0,
+        latent_size=64, rnn_units=128, width=32, features=128, noise=0.0, pace=0.0,
         batch_norm=True, blobs=0, generator_norm="batch", upsampling="transposed", coordinates=False,
         background=False, still=False, differences=False, frame_logits=False, minibatch_std=False,
         relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, pace_weight=0.0,

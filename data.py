@@ -105,11 +105,12 @@ def mean_and_deviation(cache):
     return frames.mean(0) / 255, frames.std(0) / 255
 
 
-def pace(cache, every_nth, lags):
+def pace(cache, every_nth, lags, share=1.0):
     """How far frames of the cache that `load` made are apart that lie `lags` steps apart, as a share, 0.01 to 1.
 
     Of thumbnails of 8x8 pixels, at up to four thousand places in the cache: the root mean square difference, by that of
-    frames of independent times. A lag of more than half the cache is taken for that half.
+    frames of independent times. The time between them is taken `share` times as long; between frames lies a straight
+    line. A lag of more than half the cache is taken for that half.
 
     Returns a dict {lag: share}.
     """
@@ -120,15 +121,12 @@ def pace(cache, every_nth, lags):
         return np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA)
                          for frame in frames[start::stride]]).astype(np.float32)
 
-    here = small(0)
+    here, most = small(0), len(frames) // 2
     independent = math.sqrt(2 * here.var(0).mean()) + 1e-6
-    found = {}
-    for lag in lags:
-        gap = min(lag * every_nth, len(frames) // 2)
-        there = small(gap)
-        apart = math.sqrt(np.square(there - here[:len(there)]).mean())
-        found[lag] = max(0.01, min(1.0, apart / independent))
-    return found
+    gaps = {lag: min(lag * every_nth * share, most) for lag in lags}
+    whole = sorted({end for gap in gaps.values() for end in (math.floor(gap), math.ceil(gap))})
+    apart = [math.sqrt(np.square(there - here[:len(there)]).mean()) for there in map(small, whole)]
+    return {lag: max(0.01, min(1.0, float(np.interp(gap, whole, apart)) / independent)) for lag, gap in gaps.items()}
 
 
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):

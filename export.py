@@ -55,7 +55,7 @@ def export(prefix, out):
 
     rng = np.random.default_rng(0)
     normals = [rng.standard_normal((3, config.latent_size), np.float32) for _ in range(3)]
-    memory = rng.uniform(-1, 1, (3, config.rnn_units)).astype(np.float32)
+    memory = rng.uniform(-1, 1, (3, transition.state_size[1])).astype(np.float32)
     share = np.linspace(0, 1, 4, dtype=np.float32)
     off = [difference(convert(step), step, [normals[0], transition.initial(normals[1])[0].numpy(), memory])]
     start, end = (transition.initial(normal)[0].numpy() for normal in normals[:2])
@@ -65,7 +65,7 @@ def export(prefix, out):
         raise UserError(f"the lamp as ONNX differs from TensorFlow's by {max(off):.1g}: ONNX Runtime "
                         f"{onnxruntime.__version__} and tf2onnx {tf2onnx.__version__} do not fit together")
     about = dict(img_size=config.img_size, every_nth=config.every_nth, latent_size=config.latent_size,
-                 rnn_units=config.rnn_units, burn_in=BURN_IN, melt=MELT, fps=FPS)
+                 memory_size=transition.state_size[1], burn_in=BURN_IN, melt=MELT, fps=FPS)
     out.mkdir(parents=True, exist_ok=True)
     for name, content in {"transition.onnx": convert(step), "generator.onnx": convert(draw),
                           "lamp.json": json.dumps(about, indent=2).encode() + b"\n"}.items():

@@ -21,6 +21,7 @@ from keras import layers, ops
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
 MOVES = 4 / 255  # deviation of a pixel in the footage from which on it is drawn freely; below, in proportion
 OWN = 8  # features of a blob of its own
+WAVER = 0.3  # deviation of a hand's speed, as a share of it
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
 
 
@@ -54,22 +55,44 @@ def small(deviation):
     return keras.initializers.RandomNormal(stddev=deviation)
 
 
+def speeds(shape, dtype=None):
+    """Initial logarithms of speeds: all different, so that hands do not come back to the same places together."""
+    return ops.convert_to_tensor(np.log(np.geomspace(0.65, 1.15, *shape)), dtype)
+
+
 class Transition(keras.Model):
     """One step of the state: a GRU cell, and a dense layer that turns its memory into a change of the latent.
+
+    With --pace the first half of z and the second are pairs, one hand of a clock each: by itself a hand turns at a
+    speed of its own, and the GRU, which is then stirred too, changes that by about as much. A thing led by such a hand
+    goes its way, as wax that rises goes on to rise; led by numbers that wander, it loiters. Speeds waver, each as an
+    Ornstein-Uhlenbeck process that forgets in about the time of a radian: else what was once would come again.
 
     A cell in the sense of keras.layers.RNN, whose input is the noise that stirs the lamp.
     """
 
     def __init__(self, config):
         super().__init__(name="transition")
-        self.noise = config.noise
-        self.state_size = (config.latent_size, config.rnn_units)
+        self.noise, self.turns = config.noise, config.pace > 0
+        self.hands = config.latent_size // 2 if self.turns else 0
+        self.state_size = (config.latent_size, config.rnn_units + self.hands)  # the memory ends with how hands waver
         self.cell = layers.GRUCell(config.rnn_units, name="cell")
         # A new lamp moves slowly: what turns fast at first is what the generator then learns not to draw.
-        self.change = layers.Dense(config.latent_size, kernel_initializer=small(0.01), name="change")
-        self.cell.build((None, config.latent_size))
+        self.change = layers.Dense(config.latent_size, kernel_initializer=small(0.03 if self.turns else 0.01),
+                                   name="change")
+        self.cell.build((None, config.latent_size * (2 if self.turns else 1)))
         self.change.build((None, config.rnn_units))
+        if self.turns:  # the unit of speed, in radians a step, and the logarithms of speeds: so all learn at one rate
+            self.pace = self.add_weight(shape=(), initializer="ones", trainable=False, name="pace")
+            self.speed = self.add_weight(shape=(config.latent_size // 2,), initializer=speeds, name="speed")
         self.built = True
+
+    def begin_with(self, share):
+        """Let hands turn so that in a step a state gets `share` of the way to independent ones: 1 - cos of the angle is
+        its square.
+        """
+        if self.turns:
+            self.pace.assign(math.acos(1 - share**2))
 
     def initial(self, normal):
         """The state (z, h) of new lamps, from normal numbers [B, Z]."""
@@ -82,9 +105,26 @@ class Transition(keras.Model):
         state, whose z is the output standardised. The weights of change and noise keep N(0, I) what it is.
         """
         z, h = state
-        h, _ = self.cell(z, h)
-        output = math.sqrt(1 - self.noise**2) * (z + self.change(h)) + self.noise * normal
+        if self.turns:
+            stirring = normal if self.noise else ops.zeros_like(normal)
+            h, waver = ops.split(h, [self.state_size[1] - self.hands], axis=-1)
+            keep = ops.exp(-self.pace)
+            waver = keep * waver + ops.sqrt(1 - keep**2) * stirring[:, :self.hands]
+            h, _ = self.cell(ops.concatenate([z, stirring], axis=-1), h)
+            z = self.turned(z, waver) + self.pace * self.change(h)
+            h = ops.concatenate([h, waver], axis=-1)
+        else:
+            h, _ = self.cell(z, h)
+            z = z + self.change(h)
+        output = math.sqrt(1 - self.noise**2) * z + self.noise * normal
         return output, (standardise(output), h)
+
+    def turned(self, z, waver):
+        """z [B, Z] with each hand a step on, at a speed that wavers by normal numbers [B, Z / 2]."""
+        angle = self.pace * ops.exp(self.speed) * (1 + WAVER * waver)
+        cosine, sine = ops.cos(angle), ops.sin(angle)
+        first, second = ops.split(z, 2, axis=-1)
+        return ops.concatenate([cosine * first - sine * second, sine * first + cosine * second], axis=-1)
 
     def roll(self, normals, state):
         """T steps on from `state`, stirred by normals [B, T, Z].
@@ -144,21 +184,24 @@ class BlobGenerator(keras.Model):
         with computing(config):
             x = activate(layers.Dense(2 * config.width)(Splat(size)(blobs)))
             while size < config.img_size:
-                channels = x.shape[-1]
-                around = Coordinates(channels)(layers.Conv2D(channels, 3, padding="same")(x))
-                x = layers.Add()([x, activate(around)])  # a residual (He et al. 2016): what lies beside a pixel
+                # A residual (He et al. 2016): what lies beside a pixel.
+                x = layers.Add()([x, activate(convolve(x, x.shape[-1]))])
                 size *= 2
                 channels = max(config.width * config.img_size // (2 * size), 4)
-                x = layers.Conv2D(channels, 3, padding="same")(x)  # convolved first, while there are few pixels
-                x = layers.UpSampling2D(interpolation="bilinear")(Coordinates(channels)(x))
+                x = layers.UpSampling2D(interpolation="bilinear")(convolve(x, channels))  # convolved as few pixels
                 splat = Splat(size)(blobs)
                 x = activate(layers.Add()([x, layers.Dense(channels)(splat)]))
-        x = layers.Conv2D(3, 3, padding="same", kernel_initializer=small(0.02), dtype="float32")(x)
+        x = convolve(x, 3, kernel_initializer=small(0.02), dtype="float32")
         light = layers.Dense(3, kernel_initializer=bright, use_bias=False, dtype="float32")(splat)
-        x = layers.Add()([Coordinates(3, dtype="float32")(x), light])
+        x = layers.Add()([x, light])
         if config.background:
             x = Background(config.still, name="background", dtype="float32")(x)
         super().__init__(latents, layers.Activation("sigmoid", dtype="float32")(x), name="generator")
+
+
+def convolve(x, channels, dtype=None, **options):
+    """Features [B, H, W, C] -> [B, H, W, channels], by a convolution that knows where in the frame it is."""
+    return Coordinates(channels, dtype=dtype)(layers.Conv2D(channels, 3, padding="same", dtype=dtype, **options)(x))
 
 
 def activate(x):
@@ -169,8 +212,10 @@ def activate(x):
 class Blobs(layers.Layer):
     """Latents [B, Z] -> an arrangement of K blobs [B, 4, K]: their centres x, y, and their radii across and down.
 
-    Lengths are in halves of a frame, and its middle is (0, 0). Each blob has a home and a size of its own, from which
-    the latent leads it away: at first in a straight line, then by a network of one hidden layer besides.
+    Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes: wax gets neither more nor less.
+    Each has a home, from which it is led away, at first in a straight line, then by a network of one hidden layer
+    besides. It is led by the latent's numbers, and by their pairs as the hands of `Transition`, all made nearly of one
+    length, so that a short hand is nearly as quick: to begin with, up and down by one hand, sideways by all numbers.
     """
 
     def __init__(self, blobs, **options):
@@ -178,21 +223,34 @@ class Blobs(layers.Layer):
         self.blobs = blobs
 
     def build(self, shape):
-        places = keras.initializers.RandomUniform(-0.7, 0.7)
+        size = shape[-1]
+        places = keras.initializers.RandomUniform(-0.5, 0.5)
         self.home = self.add_weight(shape=(2, self.blobs), initializer=places, name="home")
         sizes = keras.initializers.RandomUniform(math.log(0.05), math.log(0.2))
-        self.log_radius = self.add_weight(shape=(1, self.blobs), initializer=sizes, name="log_radius")
-        self.lead = layers.Dense(4 * self.blobs, kernel_initializer=small(0.3 / math.sqrt(shape[-1])))
-        self.hidden = layers.Dense(4 * shape[-1])
-        self.bend = layers.Dense(4 * self.blobs, use_bias=False, kernel_initializer="zeros")
-        self.lead.build(shape)
-        self.hidden.build(shape)
-        self.bend.build((None, 4 * shape[-1]))
+        self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, name="log_radius")
+        self.lead = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer=led)
+        self.hidden = layers.Dense(4 * size)
+        self.bend = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer="zeros")
+        self.lead.build((None, 2 * size))
+        self.hidden.build((None, size))
+        self.bend.build((None, 4 * size))
 
     def call(self, latents):
-        away = self.lead(latents) + self.bend(ops.leaky_relu(self.hidden(latents), 0.2))
-        place, growth = ops.split(ops.reshape(away, (-1, 4, self.blobs)), 2, axis=1)
-        return ops.concatenate([self.home + place, ops.exp(self.log_radius + ops.clip(0.2 * growth, -2, 2))], axis=1)
+        first, second = ops.split(latents, 2, axis=-1)
+        length = ops.sqrt((1 + ops.square(first) + ops.square(second)) / 2)
+        hands = ops.concatenate([latents, first / length, second / length], axis=-1)
+        away = self.lead(hands) + self.bend(ops.leaky_relu(self.hidden(latents), 0.2))
+        place = self.home + ops.reshape(away, (-1, 2, self.blobs))
+        return ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
+
+
+def led(shape, dtype=None):
+    """Initial weights from latents and hands, 2 Z numbers, to 2 K places: x by all latents, y by one hand."""
+    size, blobs = shape[0] // 2, shape[1] // 2
+    sideways = small(0.2 / math.sqrt(size))((size, blobs), dtype)
+    hand = size + np.arange(blobs) * (size // 2) // blobs
+    up = ops.convert_to_tensor(0.7 * np.eye(2 * size)[:, hand], dtype)
+    return small(0.02)(shape, dtype) + ops.concatenate([ops.pad(sideways, ((0, size), (0, 0))), up], axis=1)
 
 
 class Splat(layers.Layer):

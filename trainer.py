@@ -17,7 +17,7 @@ METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/dista
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 PENALISED = 4  # clips of a batch under each gradient penalty: of all it would cost as much as the rest of a step
 SAMPLES = 8  # lamps drawn for TensorBoard
-PAST = 4  # sequences before a step's own to which its latents are compared: by then the footage has forgotten them
+PAST = 16  # sequences before a step's own to which its latents are compared: by then they are to be forgotten
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
 
@@ -71,6 +71,8 @@ class Trainer:
         `pace`, by lag.
         """
         self.pace.assign([pace[lag] for lag in self.lags])
+        for transition in self.transition, self.average["transition"]:
+            transition.begin_with(pace[1])
         if self.config.background:
             for generator in (self.generator, self.average["generator"]):
                 generator.get_layer("background").begin_with(mean, deviation)
@@ -129,7 +131,8 @@ class Trainer:
             window = self.window(latents, seeds[1])
             normality = losses.PENALTIES[config.penalty](outputs)
             pace = losses.pace_penalty(latents, self.past, dict(zip(self.lags, tf.unstack(self.pace), strict=True)))
-            penalty = scale[1] / n * (config.penalty_weight * normality + config.pace_weight * pace)
+            pace_weight = config.pace_weight if config.pace else 0.0
+            penalty = scale[1] / n * (config.penalty_weight * normality + pace_weight * pace)
         share = config.batch_size // n
         rows = device.replica_id_in_sync_group + n * tf.range(share)
         seen, back = self.see(window, real, rows, seeds[2:4])
@@ -378,8 +381,11 @@ def optimizer(config, variables):
 
 
 def lags(seq_len):
-    """The lags, in steps, over which the pace of states is held to the footage's: 1, 2, 4 ... PAST sequences."""
-    return [2**i for i in range((PAST * seq_len).bit_length())]
+    """The lags, in steps, over which the pace of states is held to the footage's: 1, 2, 4 ... seq_len, and a long one.
+
+    In between the states are free: a thing that comes and goes is then further from where it was than chance.
+    """
+    return [*(2**i for i in range(seq_len.bit_length())), PAST * seq_len]
 
 
 def to_float(frames):

@@ -68,7 +68,8 @@ def train(config, frames, run=None, strategy=None):
     batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed,
                            int(trainer.step), trainer.rows())
     if not run:
-        trainer.begin_with(*data.mean_and_deviation(frames), data.pace(frames, config.every_nth, trainer.lags))
+        pace = data.pace(frames, config.every_nth, trainer.lags, config.pace)
+        trainer.begin_with(*data.mean_and_deviation(frames), pace)
     agree(trainer.strategy, f"{dataclasses.replace(config, data_dir='')} {int(trainer.step)}")
     if trainer.chief:
         if not run:

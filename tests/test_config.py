@@ -56,9 +56,9 @@ def test_refuses_a_file_of_another_kind(tmp_path, text, complaint):
 
 def test_a_run_from_before_a_hyper_parameter_is_what_it_was(tmp_path):
     values = dataclasses.asdict(Config())
-    del values["still"], values["blobs"], values["pace_weight"]
+    del values["still"], values["blobs"], values["pace"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert Config.load(tmp_path / "config.json") == Config(still=False, blobs=0)
+    assert Config.load(tmp_path / "config.json") == Config(still=False, blobs=0, pace=0.0)
 
 
 def test_names_a_missing_file(tmp_path):

@@ -243,6 +243,9 @@ def test_pace_is_how_far_frames_get_in_some_steps(tmp_path):
     pace = data.pace(tmp_path / "turning.npy", 3, [1, 5, 10])
     for lag, share in pace.items():  # a chord, by that of independent places
         assert share == pytest.approx(min(1, np.sqrt(2) * np.sin(np.pi * 3 * lag / 60)), abs=0.01)
+    slower = data.pace(tmp_path / "turning.npy", 3, [4, 6, 20], 0.25)  # 3, 4.5 and 15 frames
+    assert slower[4] == pace[1] and slower[20] == pace[5]
+    assert slower[6] == pytest.approx(np.sqrt(2) * np.sin(np.pi * 4.5 / 60), abs=0.01)
 
 
 def test_pace_of_footage_that_is_short_or_stands_still(tmp_path):

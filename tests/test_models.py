@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from config import PRESETS, Config
-from models import OWN, Coordinates, Discriminator, Splat, Transition, interpolate, make_generator, spread, standardise
+from models import (
+    OWN,
+    WAVER,
+    Blobs,
+    Coordinates,
+    Discriminator,
+    Splat,
+    Transition,
+    interpolate,
+    make_generator,
+    spread,
+    standardise,
+)
 
 SMALL = Config(img_size=16, width=4, chains=8, batch_size=4, latent_size=16, rnn_units=12, features=10)
 
@@ -159,7 +171,7 @@ def test_states_stay_on_the_sphere(transition):
     latents, outputs, (z, h) = transition.roll(normal(5, 7, 16, seed=1), (z, h))
     assert latents.shape == outputs.shape == (5, 7, 16)
     assert z.shape == (5, 16)
-    assert h.shape == (5, 12)
+    assert h.shape == (5, 12 + 8)  # and how the hands waver
     assert_on_sphere(latents)
     assert_on_sphere(z)
 
@@ -183,8 +195,51 @@ def test_a_lamp_does_not_know_of_others(transition):
     np.testing.assert_allclose(numpy(together)[2:3], numpy(alone), atol=1e-5)
 
 
-def test_without_noise_the_future_is_certain():
+def test_hands_turn_at_speeds_of_their_own():
+    keras.utils.set_random_seed(0)
     transition = Transition(Config(noise=0.0, latent_size=16))
+    transition.begin_with(0.1)
+    transition.change.kernel.assign(0 * transition.change.kernel)
+    start = standardise(normal(5, 16))
+    end = numpy(transition(normal(5, 16, seed=1), transition.initial(start))[0])
+    before, after = (np.asarray(z)[:, :8] + 1j * np.asarray(z)[:, 8:] for z in (start, end))
+    angles = np.angle(after / before)
+    np.testing.assert_allclose(angles, angles[:1].repeat(5, 0), atol=1e-5)
+    assert (np.diff(angles[0]) > 0.001).all(), "all different"
+    assert np.sqrt(np.mean(1 - np.cos(angles))) == pytest.approx(0.1, rel=0.15), "the pace of the footage"
+
+
+def test_hands_waver_each_in_its_own_way_for_about_a_radian():
+    keras.utils.set_random_seed(0)
+    transition = Transition(Config(latent_size=128, noise=1e-6))
+    transition.begin_with(0.1)  # 0.14 radians a step
+    transition.change.kernel.assign(0 * transition.change.kernel)
+    latents = numpy(transition.roll(normal(20, 120, 128, seed=1), transition.initial(normal(20, 128)))[0])
+    hands = latents[:, 40:, :64] + 1j * latents[:, 40:, 64:]
+    angles = np.angle(hands[:, 1:] / hands[:, :-1])
+    waver = angles / angles.mean((0, 1)) - 1
+    waver = waver.transpose(0, 2, 1)[np.abs(hands).min(1) > 0.5]  # on a short hand all lamps' mean being 0 tells
+    assert waver.std() == pytest.approx(WAVER, rel=0.1)
+    assert np.mean(waver[:, 7:] * waver[:, :-7]) / waver.var() == pytest.approx(np.exp(-1), abs=0.1)
+
+
+def test_a_blob_keeps_its_size_and_is_led_by_a_hand_up_and_down():
+    keras.utils.set_random_seed(0)
+    lead = Blobs(4)
+    angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    latents = 0.01 * normal(60, 16)
+    latents[:, 2], latents[:, 10] = (1.2 * wave for wave in (np.cos(angle), np.sin(angle)))
+    x, y, across, down = np.moveaxis(numpy(lead(latents)), 1, 0)
+    assert (across == across[:1]).all() and (down == down[:1]).all()
+    assert [round(float(np.ptp(blob)), 1) for blob in y.T] == pytest.approx([0.1, 1.5, 0.1, 0.1], abs=0.11)
+    assert np.ptp(x, axis=0).max() < 0.5
+    quick, slow = (np.abs(np.diff(numpy(lead(np.float32(length) * latents))[:, 1, 1])).max() for length in (1, 0.5))
+    assert slow > 0.6 * quick, "a hand half as long is nearly as quick"
+
+
+@pytest.mark.parametrize("pace", [0.0, 0.25])
+def test_without_noise_the_future_is_certain(pace):
+    transition = Transition(Config(noise=0.0, latent_size=16, pace=pace))
     state = transition.initial(normal(2, 16))
     np.testing.assert_array_equal(numpy(transition(normal(2, 16, seed=1), state)[0]),
                                   numpy(transition(normal(2, 16, seed=2), state)[0]))

@@ -57,7 +57,7 @@ def test_broken_weights_are_told_in_a_sentence(run, tmp_path, harm):
     elif harm == "no data":
         data.unlink()
     else:
-        config = config.replace('"latent_size": 8', '"latent_size": 9')
+        config = config.replace('"latent_size": 8', '"latent_size": 10')
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=r"weights\.10 is broken or belongs to another config") as error:
         rollout.load(tmp_path / "weights.10")
@@ -167,7 +167,7 @@ def test_live_from_the_command_line(run, display):
 
 
 def test_the_lamp_that_comes_along_plays_at_once(tmp_path):
-    shutil.copytree(ROOT / "logs" / "20261125-160724", tmp_path / "logs" / "20261125-160724")
+    shutil.copytree(ROOT / "logs" / "20261125-200441", tmp_path / "logs" / "20261125-200441")
     done = learn(tmp_path, "--mode=video", "--duration=1")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out.png") as png:

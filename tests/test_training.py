@@ -1,6 +1,7 @@
 """A run from the command line: what it leaves in its folder, and that no interruption costs more than it must."""
 
 import json
+import math
 import re
 import signal
 import time
@@ -328,9 +329,9 @@ def test_states_learn_to_move_at_the_pace_of_the_footage(small):
     assert np.mean(paces[-5:]) < 0.5 * paces[0]
 
 
-@pytest.mark.parametrize(("seq_len", "expected"), [(2, [1, 2, 4, 8]), (16, [1, 2, 4, 8, 16, 32, 64]),
-                                                   (20, [1, 2, 4, 8, 16, 32, 64])])
-def test_lags_reach_back_over_some_sequences(seq_len, expected):
+@pytest.mark.parametrize(("seq_len", "expected"), [(2, [1, 2, 32]), (16, [1, 2, 4, 8, 16, 256]),
+                                                   (20, [1, 2, 4, 8, 16, 320])])
+def test_lags_are_those_of_a_sequence_and_a_long_one(seq_len, expected):
     assert lags(seq_len) == expected
 
 
@@ -340,9 +341,11 @@ def test_a_new_run_begins_with_the_mean_frame_and_moves_what_moves(small, blobs,
     frame = np.random.default_rng(0).uniform(0.1, 0.9, (16, 16, 3))
     deviation = np.zeros((16, 16, 3))
     deviation[4:, :, 1] = 0.1  # 26 grey levels
-    assert trainer.lags == [1, 2, 4, 8, 16]  # of sequences of 4 steps
+    assert trainer.lags == [1, 2, 4, 64]  # of sequences of 4 steps
     trainer.begin_with(frame, deviation, {lag: lag / 100 for lag in trainer.lags})
-    np.testing.assert_allclose(trainer.pace, [0.01, 0.02, 0.04, 0.08, 0.16])
+    np.testing.assert_allclose(trainer.pace, [0.01, 0.02, 0.04, 0.64])
+    for transition in trainer.transition, trainer.average["transition"]:
+        assert float(transition.pace) == pytest.approx(0.01 * math.sqrt(2), rel=1e-3)
     for generator in trainer.generator, trainer.average["generator"]:
         drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy()
         np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(frame, drawn.shape)[:, :4], atol=1e-5)
@@ -353,7 +356,7 @@ def test_a_new_run_begins_with_the_mean_frame_and_moves_what_moves(small, blobs,
 def test_carried_states_start_the_next_step_some_anew(small):
     trainer = Trainer(Config(**(small | dict(chains=512)), reset_probability=0.25))
     before, latents = trainer.past.numpy(), tf.random.normal((512, 4, 8))
-    state = (tf.random.normal((512, 8)), tf.ones((512, 8)))
+    state = (tf.random.normal((512, 8)), tf.ones((512, trainer.transition.state_size[1])))
     trainer.carry(latents, state, trainer.seeds(4))
     z, h = (part.numpy() for part in trainer.state)
     fresh = ~h.any(axis=1)  # a new chain has no memory

@@ -5,12 +5,12 @@ import { normals } from "./normals.js";
 
 /**
  * What learn.py knows of the lamp.
- * @typedef {{img_size: number, every_nth: number, latent_size: number, rnn_units: number, burn_in: number,
+ * @typedef {{img_size: number, every_nth: number, latent_size: number, memory_size: number, burn_in: number,
  *   melt: number, fps: number}} Config
  */
 
 /**
- * Latents [lamps, latent_size] and memories [lamps, rnn_units], row by row.
+ * Latents [lamps, latent_size] and memories [lamps, memory_size], row by row.
  * @typedef {{latent: Float32Array, memory: Float32Array}} State
  */
 
@@ -120,12 +120,12 @@ export class Lamps {
  * @param {Stream[]} streams
  */
 async function begun(networks, streams) {
-  const { latent_size, rnn_units, burn_in } = networks.config;
+  const { latent_size, memory_size, burn_in } = networks.config;
   const latent = drawnNormals(streams, latent_size);
   /** @type {State} */
   let state = {
     latent: standardised(latent, streams.length),
-    memory: new Float32Array(streams.length * rnn_units),
+    memory: new Float32Array(streams.length * memory_size),
   };
   for (let i = 0; i < burn_in; i++) state = await moved(networks, streams, state);
   return state;
@@ -143,7 +143,7 @@ async function moved({ config, transition }, streams, state) {
   const out = await transition.run({
     normal: new ort.Tensor(drawnNormals(streams, config.latent_size), [rows, config.latent_size]),
     latent: new ort.Tensor(state.latent, [rows, config.latent_size]),
-    memory: new ort.Tensor(state.memory, [rows, config.rnn_units]),
+    memory: new ort.Tensor(state.memory, [rows, config.memory_size]),
   });
   return {
     latent: /** @type {Float32Array} */ (out.next_latent.data),
