@@ -50,9 +50,9 @@ class Config:
     features: int = param(128, "numbers the discriminator makes of a frame", group="networks", low=1)
     noise: float = param(0.003, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
                          group="networks", low=0, high=1)
-    pace: float = param(0.25, "how fast states are to move, as a share of how fast frames change: that of the time in "
-                              "which a thing gets out of the place it is in to that in which it goes anywhere; 0: as "
-                              "they will", group="networks", low=0, high=1)
+    pace: float = param(0.25, "how fast states move, as a share of how fast frames change: a frame is another when "
+                              "things have left their places, a state when they are elsewhere; 0: as fast as they will",
+                        group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
     blobs: int = param(32, "blobs that the generator arranges, for convolutions to draw; 0: convolutions alone",
                        group="networks", low=0)

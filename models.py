@@ -224,8 +224,7 @@ class Blobs(layers.Layer):
 
     def build(self, shape):
         size = shape[-1]
-        places = keras.initializers.RandomUniform(-0.5, 0.5)
-        self.home = self.add_weight(shape=(2, self.blobs), initializer=places, name="home")
+        self.home = self.add_weight(shape=(2, self.blobs), initializer=homes, name="home")
         sizes = keras.initializers.RandomUniform(math.log(0.05), math.log(0.2))
         self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, name="log_radius")
         self.lead = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer=led)
@@ -242,6 +241,12 @@ class Blobs(layers.Layer):
         away = self.lead(hands) + self.bend(ops.leaky_relu(self.hidden(latents), 0.2))
         place = self.home + ops.reshape(away, (-1, 2, self.blobs))
         return ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
+
+
+def homes(shape, dtype=None):
+    """Initial homes [2, K]: side by side, halfway up."""
+    sideways = keras.initializers.RandomUniform(-0.5, 0.5)((1, shape[1]), dtype)
+    return ops.concatenate([sideways, 0 * sideways], axis=0)
 
 
 def led(shape, dtype=None):
