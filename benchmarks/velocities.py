@@ -1,6 +1,6 @@
 """What the measure of motion sees: the simulated lamp with other vertical speeds of its blobs.
 
-    python benchmarks/velocities.py [--lamps 32]
+    python benchmarks/velocities.py [--lamps 16]
 
 Prints motion and flow as multiples of their floor, that between two halves of the lamps. Blobs of the simulated lamp
 rise or sink, and hardly loiter: at one size and height their speeds have a smaller kurtosis than normal numbers. Here
