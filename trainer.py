@@ -289,10 +289,11 @@ class Trainer:
         fresh = self.transition.initial(tf.random.stateless_normal((chains, size), seeds[0]))
         reset = tf.random.stateless_uniform((chains, 1), seeds[1]) < self.config.reset_probability
         order = tf.random.experimental.stateless_shuffle(tf.range(chains), seeds[2])
-        for variable, old, new in zip(self.state, state, fresh, strict=True):
-            variable.assign(tf.gather(tf.where(reset, new, old), order))
-        nothing = tf.random.stateless_normal(past.shape, seeds[3])
-        self.past.assign(tf.gather(tf.where(reset[..., None], nothing, past), order))
+        for variable, old, begun in zip(self.state, state, fresh, strict=True):
+            variable.assign(tf.gather(tf.where(reset, begun, old), order))
+        new = tf.where(reset[:, 0])  # of few chains: normal numbers for the past of all took a twentieth of a step
+        nothing = tf.random.stateless_normal((tf.shape(new)[0], *past.shape[1:]), seeds[3])
+        self.past.assign(tf.gather(tf.tensor_scatter_nd_update(past, new, nothing), order))
 
     def update_average(self):
         """Move the averaged weights towards the trained ones, faster in the first steps than `ema` says."""
