@@ -111,15 +111,19 @@ class Painter:
 
     def paint(self, states):
         """Return uint8 frames [T, img_size, img_size, 3] of the states [T, blobs, 4]."""
+        liquid, wax, share = self.parts(states)
+        out = np.repeat(self.scene[None], len(states), axis=0)
+        out[:, *self.box] = liquid + share * (wax - liquid)
+        return np.clip(out + 0.5, 0, 255).astype(np.uint8)
+
+    def parts(self, states):
+        """Return, within the box, colours of liquid and of wax [T, h, w, 3], and the share of wax [T, h, w, 1]."""
         height2, cover, (across, up) = self.surface(states)
         toward = np.sqrt(np.maximum(1 - across**2 - up**2, 0))  # the part of the normal that points at the camera
         light = 0.64 - 0.50 * self.y[:, None] - 0.22 * up + 0.28 * toward  # the lamp is lit from below
         wax = self.ramp[np.clip(255 * light, 0, 255).astype(np.uint8)]
         glow = self.inside * np.exp(0.8 * np.minimum(height2, 0))
-        liquid = self.liquid + glow[..., None] * np.float32(GLOW)
-        out = np.repeat(self.scene[None], len(states), axis=0)
-        out[:, *self.box] = liquid + (self.inside * cover)[..., None] * (wax - liquid)
-        return np.clip(out + 0.5, 0, 255).astype(np.uint8)
+        return self.liquid + glow[..., None] * np.float32(GLOW), wax, (self.inside * cover)[..., None]
 
     def surface(self, states):
         """Return height^2 (in radii, negative outside), share of the pixel covered, normal (x, y): [T, h, w] each."""

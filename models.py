@@ -64,9 +64,9 @@ class Transition(keras.Model):
     """One step of the state: a GRU cell, and a dense layer that turns its memory into a change of the latent.
 
     With --pace the first half of z and the second are pairs, one hand of a clock each: by itself a hand turns at a
-    speed of its own, and the GRU, which is then stirred too, changes that by about as much. A thing led by such a hand
-    goes its way, as wax that rises goes on to rise; led by numbers that wander, it loiters. Speeds waver, each as an
-    Ornstein-Uhlenbeck process that forgets in about the time of a radian: else what was once would come again.
+    speed of its own, and the GRU changes that by about as much. A thing led by such a hand goes its way, as wax that
+    rises goes on to rise; led by numbers that wander, it loiters. Speeds waver, each as an Ornstein-Uhlenbeck process
+    that forgets in about the time of a radian: else what was once would come again. The GRU knows how they do.
 
     A cell in the sense of keras.layers.RNN, whose input is the noise that stirs the lamp.
     """
@@ -80,7 +80,7 @@ class Transition(keras.Model):
         # A new lamp moves slowly: what turns fast at first is what the generator then learns not to draw.
         self.change = layers.Dense(config.latent_size, kernel_initializer=small(0.03 if self.turns else 0.01),
                                    name="change")
-        self.cell.build((None, config.latent_size * (2 if self.turns else 1)))
+        self.cell.build((None, config.latent_size + self.hands))
         self.change.build((None, config.rnn_units))
         if self.turns:  # the unit of speed, in radians a step, and the logarithms of speeds: so all learn at one rate
             self.pace = self.add_weight(shape=(), initializer="ones", trainable=False, name="pace")
@@ -106,11 +106,11 @@ class Transition(keras.Model):
         """
         z, h = state
         if self.turns:
-            stirring = normal if self.noise else ops.zeros_like(normal)
             h, waver = ops.split(h, [self.state_size[1] - self.hands], axis=-1)
-            keep = ops.exp(-self.pace)
-            waver = keep * waver + ops.sqrt(1 - keep**2) * stirring[:, :self.hands]
-            h, _ = self.cell(ops.concatenate([z, stirring], axis=-1), h)
+            if self.noise:
+                keep = ops.exp(-self.pace)
+                waver = keep * waver + ops.sqrt(1 - keep**2) * normal[:, :self.hands]
+            h, _ = self.cell(ops.concatenate([z, waver], axis=-1), h)
             z = self.turned(z, waver) + self.pace * self.change(h)
             h = ops.concatenate([h, waver], axis=-1)
         else:
@@ -170,9 +170,10 @@ class BlobGenerator(keras.Model):
 
     What moves in front of a camera that stands still are things that have a place. Plain convolutions have to learn for
     each place anew what a thing looks like there, and fade it out here and in there for it to move. Here the latent
-    says where each of some blobs is and how large, and convolutions draw that arrangement, told at each of their sizes
-    what lies where: a thing is moved by a number (Epstein et al., "BlobGAN: spatially disentangled scene
-    representations", 2022; there blobs are laid over each other, here they melt into one).
+    says where each of some blobs is, and convolutions, told at each of their sizes what lies where, draw two pictures:
+    of things, and of what is behind them. They meet at the edges of the blobs. So a thing is moved by a number, without
+    being drawn anew (Epstein et al., "BlobGAN: spatially disentangled scene representations", 2022; there blobs are
+    laid over each other, here they melt into one).
 
     Each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is drawn the same alone and
     among others, in training and in play.
@@ -191,12 +192,9 @@ class BlobGenerator(keras.Model):
                 x = layers.UpSampling2D(interpolation="bilinear")(convolve(x, channels))  # convolved as few pixels
                 splat = Splat(size)(blobs)
                 x = activate(layers.Add()([x, layers.Dense(channels)(splat)]))
-        x = convolve(x, 3, kernel_initializer=small(0.02), dtype="float32")
-        light = layers.Dense(3, kernel_initializer=bright, use_bias=False, dtype="float32")(splat)
-        x = layers.Add()([x, light])
-        if config.background:
-            x = Background(config.still, name="background", dtype="float32")(x)
-        super().__init__(latents, layers.Activation("sigmoid", dtype="float32")(x), name="generator")
+        pictures = convolve(x, 6, kernel_initializer=small(0.02), bias_initializer=contrast, dtype="float32")
+        frame = Scene(config.still, name="background", dtype="float32")([pictures, splat])
+        super().__init__(latents, frame, name="generator")
 
 
 def convolve(x, channels, dtype=None, **options):
@@ -214,8 +212,8 @@ class Blobs(layers.Layer):
 
     Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes: wax gets neither more nor less.
     Each has a home, from which it is led away, at first in a straight line, then by a network of one hidden layer
-    besides. It is led by the latent's numbers, and by their pairs as the hands of `Transition`, all made nearly of one
-    length, so that a short hand is nearly as quick: to begin with, up and down by one hand, sideways by all numbers.
+    besides. It is led by the latent's pairs, the hands of `Transition`, all made nearly of one length, so that no hand
+    leads much faster than others: to begin with, up and down by one, sideways by all.
     """
 
     def __init__(self, blobs, **options):
@@ -225,20 +223,19 @@ class Blobs(layers.Layer):
     def build(self, shape):
         size = shape[-1]
         self.home = self.add_weight(shape=(2, self.blobs), initializer=homes, name="home")
-        sizes = keras.initializers.RandomUniform(math.log(0.05), math.log(0.2))
         self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, name="log_radius")
         self.lead = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer=led)
         self.hidden = layers.Dense(4 * size)
         self.bend = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer="zeros")
-        self.lead.build((None, 2 * size))
+        self.lead.build((None, size))
         self.hidden.build((None, size))
         self.bend.build((None, 4 * size))
 
     def call(self, latents):
         first, second = ops.split(latents, 2, axis=-1)
         length = ops.sqrt((1 + ops.square(first) + ops.square(second)) / 2)
-        hands = ops.concatenate([latents, first / length, second / length], axis=-1)
-        away = self.lead(hands) + self.bend(ops.leaky_relu(self.hidden(latents), 0.2))
+        hands = ops.concatenate([first / length, second / length], axis=-1)
+        away = self.lead(hands) + self.bend(ops.leaky_relu(self.hidden(hands), 0.2))
         place = self.home + ops.reshape(away, (-1, 2, self.blobs))
         return ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
 
@@ -249,25 +246,32 @@ def homes(shape, dtype=None):
     return ops.concatenate([sideways, 0 * sideways], axis=0)
 
 
+def sizes(shape, dtype=None):
+    """Initial logarithms of radii [2, K]: round."""
+    radius = keras.initializers.RandomUniform(math.log(0.05), math.log(0.2))((1, shape[1]), dtype)
+    return ops.repeat(radius, 2, axis=0)
+
+
 def led(shape, dtype=None):
-    """Initial weights from latents and hands, 2 Z numbers, to 2 K places: x by all latents, y by one hand."""
-    size, blobs = shape[0] // 2, shape[1] // 2
+    """Initial weights from hands, Z numbers, to 2 K places: x by all of them, y by one."""
+    size, blobs = shape[0], shape[1] // 2
     sideways = small(0.2 / math.sqrt(size))((size, blobs), dtype)
-    hand = size + np.arange(blobs) * (size // 2) // blobs
-    up = ops.convert_to_tensor(0.7 * np.eye(2 * size)[:, hand], dtype)
-    return small(0.02)(shape, dtype) + ops.concatenate([ops.pad(sideways, ((0, size), (0, 0))), up], axis=1)
+    hand = np.arange(blobs) * (size // 2) // blobs
+    up = small(0.02)((size, blobs), dtype) + ops.convert_to_tensor(0.7 * np.eye(size)[:, hand], dtype)
+    return ops.concatenate([sideways, up], axis=1)
 
 
 class Splat(layers.Layer):
     """Blobs [B, 4, K] -> what they are to each pixel of a frame, features [B, size, size, 4 + OWN].
 
-    A blob weighs exp(2 (1 - d^2)) where d is the distance from its centre in radii. Half the logarithm of the sum of
-    all weights is a height: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from all; where blobs are
-    close it makes them one (Blinn, "A generalization of algebraic surface drawing", 1982). By its slope it is the
-    distance from the edge (Taubin, "Distance approximations for rasterizing implicit curves", 1994).
+    A blob weighs exp(s (1 - d^2)) where d is the distance from its centre in radii, and s, trained, says how close
+    blobs have to be to become one (Blinn, "A generalization of algebraic surface drawing", 1982). The logarithm of the
+    sum of all weights, divided by s, is a height: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from
+    all. By its slope it is the distance from the edge (Taubin, "Distance approximations for rasterizing implicit
+    curves", 1994).
 
-    The first feature is the height. The second says whether there is a blob, from -1 to 1, with an edge as sharp as
-    pixels allow. The next two are how far right and down of the blobs' centres the pixel lies, in radii, the mean by
+    The first feature is the height. The second says how much of the pixel is covered, from -1 to 1: an edge is as sharp
+    as pixels allow. The next two are how far right and down of the blobs' centres the pixel lies, in radii, the mean by
     their weights: which way a round thing faces there. The others are the mean of trained vectors, one of each blob.
 
     A weight being a product of a function of x and one of y, the sums over blobs are products of small matrices. Blobs
@@ -280,39 +284,44 @@ class Splat(layers.Layer):
 
     def build(self, shape):
         self.own = self.add_weight(shape=(shape[-1], OWN), initializer=small(1), name="own")
+        self.log_sharpness = self.add_weight(shape=(), initializer=keras.initializers.Constant(math.log(2)),
+                                             name="log_sharpness")
         self.pixels = ((2 * np.arange(self.size) + 1) / self.size - 1).astype("float32")
 
     def call(self, blobs):
+        sharpness = ops.exp(self.log_sharpness)
         x, y, across, down = (ops.expand_dims(part, -1) for part in ops.unstack(blobs, axis=1))
-        (u, column, across), (v, row, down) = self.profile(x, across), self.profile(y, down)
-        column = math.exp(2) * column
+        (u, column, across), (v, row, down) = (self.profile(place, radius, sharpness)
+                                               for place, radius in ((x, across), (y, down)))
+        column = ops.exp(sharpness) * column
         own = ops.reshape(column[..., None] * self.own[:, None], (-1, blobs.shape[-1], self.size * OWN))
 
         def total(over_y, over_x):
             return ops.matmul(ops.swapaxes(over_y, 1, 2), over_x)
 
         weight = total(row, column)
-        height = 0.5 * ops.log(weight + 0.02)
+        beyond = weight + ops.exp(-2 * sharpness)  # never 0
+        height = ops.log(beyond) / sharpness
         steep = [total(row, column * u / across), total(row * v / down, column)]
-        slope = ops.sqrt(4 * sum(ops.square(part / (weight + 0.02)) for part in steep) + 1)  # 1: of one blob beyond all
-        cover = ops.tanh(height / slope * self.size / 2)
+        slope = ops.sqrt(4 * sum(ops.square(part / beyond) for part in steep) + 1)  # 1: of one blob beyond all
+        cover = ops.tanh(height / slope * self.size)
         means = ops.concatenate([total(row, column * u)[..., None], total(row * v, column)[..., None],
                                  ops.reshape(total(row, own), (-1, self.size, self.size, OWN))], axis=-1)
         return ops.concatenate([height[..., None], cover[..., None], means / (weight[..., None] + 1)], axis=-1)
 
-    def profile(self, place, radius):
+    def profile(self, place, radius, sharpness):
         """How far each row or column of pixels is from blobs [B, K, 1], in radii as seen, and how much it has of them.
 
         Returns (distances [B, K, size], shares [B, K, size], at most 1, and the radii as seen [B, K, 1]).
         """
         seen = ops.sqrt(ops.square(radius) + (2 / self.size) ** 2)
         distance = (self.pixels - place) / seen
-        return distance, radius / seen * ops.exp(-2 * ops.square(distance)), seen
+        return distance, radius / seen * ops.exp(-sharpness * ops.square(distance)), seen
 
 
-def bright(shape, dtype=None):
-    """Initial weights from a splat to colours: blobs are brighter than the mean frame, and darkness is around them."""
-    return ops.convert_to_tensor(2 * np.eye(shape[0])[1:2].T * np.ones(shape[1]), dtype)
+def contrast(shape, dtype=None):
+    """Initial biases of the two pictures: things are brighter than the mean frame, and what is behind is darker."""
+    return ops.convert_to_tensor(np.repeat([-2.0, 2.0], shape[0] // 2), dtype)
 
 
 class DCGAN(keras.Sequential):
@@ -416,6 +425,25 @@ class Background(layers.Layer):
         self.picture.assign(ops.log(mean / (1 - mean)))
         if self.still:
             self.moving.assign(ops.minimum(ops.max(deviation, axis=-1, keepdims=True) / MOVES, 1))
+
+
+class Scene(Background):
+    """Two pictures of logits [B, H, W, 6], and a `Splat` of blobs -> frames [B, H, W, 3] in 0..1.
+
+    The first picture is what is behind, the second what is seen where the splat covers it. A pixel at an edge has the
+    light of both, by how much of it is covered, as in a camera (Porter and Duff, "Compositing digital images", 1984):
+    an edge that moves is the same edge. Both are drawn on top of the background's picture.
+    """
+
+    def build(self, shapes):
+        (*size, channels), _ = shapes
+        super().build((*size, channels // 2))
+
+    def call(self, inputs):
+        pictures, splat = inputs
+        behind, front = ops.split(pictures, 2, axis=-1)
+        behind, front = ops.sigmoid(super().call(behind)), ops.sigmoid(super().call(front))
+        return behind + 0.5 * (1 + splat[..., 1:2]) * (front - behind)
 
 
 class Discriminator(keras.Model):

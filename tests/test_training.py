@@ -349,7 +349,7 @@ def test_a_new_run_begins_with_the_mean_frame_and_moves_what_moves(small, blobs,
     for generator in trainer.generator, trainer.average["generator"]:
         drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy()
         np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(frame, drawn.shape)[:, :4], atol=1e-5)
-        assert drawn[:, 4:].std(0).min() > 1e-3
+        assert drawn[:, 4:].std(0).min() > 1e-5, "what moves is drawn"
         assert np.corrcoef(drawn.mean(0).ravel(), frame.ravel())[0, 1] > likeness
 
 
