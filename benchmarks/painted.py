@@ -11,19 +11,22 @@ import argparse
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 from velocities import CLIPS, film, paint
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import checkpoints
 import lamp
 import measures
-import rollout
 from files import UserError
 from learn import hushed
-from models import Splat
+
+with hushed():
+    import keras
+
+    import checkpoints
+    import rollout
+    from models import Splat
 
 LAMPS, BURN_IN, APART = 32, 50, 12  # lamps in a sample, their first steps, which are left out, and steps between clips
 
@@ -32,8 +35,7 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, nargs="?", help="a run or one of its checkpoints (default: the newest)")
-    with hushed():
-        config, generator, transition = rollout.load(checkpoints.find_weights(parser.parse_args().weights))
+    config, generator, transition = rollout.load(checkpoints.find_weights(parser.parse_args().weights))
     if not config.blobs or config.img_size != 64 or not config.background:
         raise UserError("this is about lamps of blobs, of 64x64 pixels, that draw on top of the mean frame")
     arrangement, *drawn, sharpness = draw(generator, transition)
