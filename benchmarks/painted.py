@@ -26,9 +26,9 @@ with hushed():
 
     import checkpoints
     import rollout
-    from models import Splat
+    from models import Background, Splat
 
-LAMPS, BURN_IN, APART = 32, 50, 12  # lamps in a sample, their first steps, which are left out, and steps between clips
+LAMPS, APART = 32, 12  # lamps in a sample, and steps from one of a lamp's clips to the next
 
 
 def main():
@@ -36,12 +36,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, nargs="?", help="a run or one of its checkpoints (default: the newest)")
     config, generator, transition = rollout.load(checkpoints.find_weights(parser.parse_args().weights))
-    if not config.blobs or config.img_size != 64 or not config.background:
-        raise UserError("this is about lamps of blobs, of 64x64 pixels, that draw on top of the mean frame")
-    arrangement, *drawn, sharpness = draw(generator, transition)
-    lamp.BLEND = sharpness  # as the lamp melts its blobs
-    painted = painted_parts(arrangement)
+    if not config.blobs or config.img_size != 64:
+        raise UserError("this is about lamps of blobs, of 64x64 pixels")
     real = paint(film(range(LAMPS)))
+    arrangement, *drawn, sharpness = draw(generator, transition)
+    lamp.BLEND = sharpness  # from here on paint as the lamp melts its blobs, not as the simulated one does
+    painted = painted_parts(arrangement)
     floor = measures.distances(real[::2], real[1::2], [0, 0])
     names = ["motion", *(f"motion, {size} px" for size in (64, 32, 16))]
     print(f"{'':42} motion   64 px 32 px 16 px")
@@ -67,15 +67,15 @@ def draw(generator, transition):
     sharpness).
     """
     rng, size = np.random.default_rng(0), transition.state_size[0]
-    normals = rng.standard_normal((LAMPS, BURN_IN + CLIPS * APART, size), np.float32)
-    latents = transition.roll(normals, transition.initial(normals[:, 0]))[0].numpy()[:, BURN_IN:]
+    normals = rng.standard_normal((LAMPS, rollout.BURN_IN + CLIPS * APART, size), np.float32)
+    latents = transition.roll(normals, transition.initial(normals[:, 0]))[0].numpy()[:, rollout.BURN_IN:]
     latents = latents.reshape(LAMPS, CLIPS, APART, size)[:, :, :3].reshape(-1, size)
     scene, blobs = generator.get_layer("background"), generator.get_layer("blobs")
     splats = [layer for layer in generator.layers if isinstance(layer, Splat)]
     look = keras.Model(generator.input, [blobs.output, *scene.input])
     found = [[np.asarray(part) for part in look(some)] for some in np.array_split(latents, len(latents) // 256)]
     arrangement, pictures, splat = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    behind, front = (255 / (1 + np.exp(-(scene.picture + scene.moving * logits)))
+    behind, front = (255 * keras.ops.convert_to_numpy(keras.ops.sigmoid(Background.call(scene, logits)))
                      for logits in np.split(pictures, 2, axis=-1))
     return arrangement, behind, front, (1 + splat[..., 1:2]) / 2, float(np.exp(splats[-1].log_sharpness))
 
