@@ -84,7 +84,7 @@ class Transition(keras.Model):
         self.change.build((None, config.rnn_units))
         if self.turns:  # the unit of speed, in radians a step, and the logarithms of speeds: so all learn at one rate
             self.pace = self.add_weight(shape=(), initializer="ones", trainable=False, name="pace")
-            self.speed = self.add_weight(shape=(config.latent_size // 2,), initializer=speeds, name="speed")
+            self.speed = self.add_weight(shape=(self.hands,), initializer=speeds, name="speed")
         self.built = True
 
     def begin_with(self, share):
