@@ -89,7 +89,7 @@ def test_between_two_steps_the_lamp_moves_on(run):
 
 
 def test_a_new_lamp_comes_without_a_cut(run):
-    lamps, quiet = (rollout.Lamps(run / "weights.10", seed=1) for _ in range(2))
+    lamps, quiet = (rollout.Lamps(run / "weights.10", seed=2) for _ in range(2))
     frames, others = lamps.frames(), quiet.frames()
     first = list(itertools.islice(frames, 10))
     np.testing.assert_array_equal(first, list(itertools.islice(others, 10)))
@@ -99,7 +99,7 @@ def test_a_new_lamp_comes_without_a_cut(run):
     assert np.abs(melting[-1] - steady[-1]).mean() > 5, "another lamp"
     assert lamps.newcomers is None
     cut = np.abs(melting[-1] - steady[-1]).mean()
-    assert np.abs(np.diff(melting, axis=0)).mean((1, 2, 3)).max() < 0.7 * cut, "untrained blobs dash, and still"
+    assert np.abs(np.diff(melting, axis=0)).mean((1, 2, 3)).max() < cut / 2
 
 
 def test_a_loop_flows_into_its_beginning(run):
