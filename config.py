@@ -54,7 +54,7 @@ class Config:
                               "things have left their places, a state when they are elsewhere; 0: as fast as they will",
                         group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
-    blobs: int = param(32, "blobs that the generator arranges, for convolutions to draw; 0: convolutions alone",
+    blobs: int = param(16, "blobs that the generator arranges, for convolutions to draw; 0: convolutions alone",
                        group="networks", low=0)
     generator_norm: str = param("rms", "with --blobs 0, how activations are normalised: 'rms' each pixel by itself, "
                                        "'batch' over the batch", group="networks", choices=("rms", "batch"))

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from files import UserError, replacing
 
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
 CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cache: 85 of 64x64
+MOVES = 4 / 255  # deviation of a pixel from which on it moves freely; below, in proportion
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
 
@@ -98,11 +100,51 @@ def count(cache):
     return len(np.load(cache, mmap_mode="r", allow_pickle=False))
 
 
-def mean_and_deviation(cache):
-    """Of up to a thousand frames, spread over the cache that `load` made: both float64 [H, W, 3], in 0..1."""
+class Lights(NamedTuple):
+    """What the pixels of footage look like, [H, W, 3] in 0..1.
+
+    mean: the mean frame. behind, front: what a pixel shows when nothing is before it, and when something is. moving:
+    how freely each pixel changes [H, W, 1], from 0, never, to 1. area: of what is in front, in squares of half a frame,
+    as it would be if nothing overlapped.
+    """
+
+    mean: np.ndarray
+    behind: np.ndarray
+    front: np.ndarray
+    moving: np.ndarray
+    area: float
+
+
+def lights(cache):
+    """Look at up to a thousand frames, spread over the cache that `load` made.
+
+    The lights of each pixel over time are parted in two, each close to the mean of its part (k-means, Lloyd 1982): wax
+    and liquid, where there are such. What is seen less, of all that moves, is taken to be in front.
+    """
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     frames = frames[::math.ceil(len(frames) / 1000)]
-    return frames.mean(0) / 255, frames.std(0) / 255
+    rows = [parted(frames[:, row]) for row in range(frames.shape[1])]  # all would be large
+    mean, deviation, dark, bright, share = (np.stack(part) for part in zip(*rows, strict=True))
+    moving = np.minimum(deviation.max(-1, keepdims=True) / MOVES, 1)
+    dark, bright = (mean + moving * (part - mean) for part in (dark, bright))
+    share = float((share * moving).sum() / max(moving.sum(), 1))
+    behind, front = (dark, bright) if share < 0.5 else (bright, dark)
+    # Discs that lie anywhere, of an area a, cover 1 - exp(-a) of a unit square.
+    area = -math.log(1 - min(share, 1 - share)) * 4 * float(moving.mean())
+    return Lights(mean, behind, front, moving, max(area, 0.01))
+
+
+def parted(pixels):
+    """Of pixels uint8 [N, W, 3] over time: mean, deviation, the means of the dark part and of the bright, its share."""
+    mean, deviation, lights = pixels.mean(0) / 255, pixels.std(0) / 255, pixels.astype(np.float32) / 255
+    light = lights.mean(-1, keepdims=True)
+    threshold = light.mean(0)
+    for _ in range(9):
+        bright = light > threshold
+        means = [np.where(part.any(0), (lights * part).sum(0) / np.maximum(part.sum(0), 1), mean)
+                 for part in (~bright, bright)]
+        threshold = sum(means).mean(-1, keepdims=True) / 2
+    return mean, deviation, *means, bright.mean(0)
 
 
 def pace(cache, every_nth, lags, share=1.0):

@@ -19,7 +19,6 @@ import numpy as np
 from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
-MOVES = 4 / 255  # deviation of a pixel in the footage from which on it is drawn freely; below, in proportion
 OWN = 8  # features of a blob of its own
 WAVER = 0.3  # deviation of a hand's speed, as a share of it
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
@@ -192,9 +191,14 @@ class BlobGenerator(keras.Model):
                 x = layers.UpSampling2D(interpolation="bilinear")(convolve(x, channels))  # convolved as few pixels
                 splat = Splat(size)(blobs)
                 x = activate(layers.Add()([x, layers.Dense(channels)(splat)]))
-        pictures = convolve(x, 6, kernel_initializer=small(0.02), bias_initializer=contrast, dtype="float32")
+        pictures = convolve(x, 6, kernel_initializer=small(0.02), dtype="float32")
         frame = Scene(config.still, name="background", dtype="float32")([pictures, splat])
         super().__init__(latents, frame, name="generator")
+
+    def begin_with(self, lights):
+        """Take from `lights`, as data.lights finds them, what is behind and in front, and how much wax there is."""
+        self.get_layer("background").begin_with(lights)
+        self.get_layer("blobs").begin_with(lights.area)
 
 
 def convolve(x, channels, dtype=None, **options):
@@ -211,9 +215,9 @@ class Blobs(layers.Layer):
     """Latents [B, Z] -> an arrangement of K blobs [B, 4, K]: their centres x, y, and their radii across and down.
 
     Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes: wax gets neither more nor less.
-    Each has a home, from which it is led away, at first in a straight line, then by a network of one hidden layer
-    besides. It is led by the latent's pairs, the hands of `Transition`, all made nearly of one length, so that no hand
-    leads much faster than others: to begin with, up and down by one, sideways by all.
+    Each has a home, and rides one of the latent's pairs, the hands of `Transition`, all made nearly of one length: up
+    and down, to begin with. A network of one hidden layer leads it about besides, by all hands, sideways to begin with.
+    Up and down by all of them, a blob would loiter and dash, as sums do.
     """
 
     def __init__(self, blobs, **options):
@@ -222,43 +226,53 @@ class Blobs(layers.Layer):
 
     def build(self, shape):
         size = shape[-1]
+        self.hand = np.arange(self.blobs) * (size // 2) // self.blobs
         self.home = self.add_weight(shape=(2, self.blobs), initializer=homes, name="home")
         self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, name="log_radius")
-        self.lead = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer=led)
+        self.ride = self.add_weight(shape=(2, 2, self.blobs), initializer=upright, name="ride")
         self.hidden = layers.Dense(4 * size)
-        self.bend = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer="zeros")
-        self.lead.build((None, size))
+        self.bend = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer=sideways)
         self.hidden.build((None, size))
         self.bend.build((None, 4 * size))
 
     def call(self, latents):
         first, second = ops.split(latents, 2, axis=-1)
         length = ops.sqrt((1 + ops.square(first) + ops.square(second)) / 2)
-        hands = ops.concatenate([first / length, second / length], axis=-1)
-        away = self.lead(hands) + self.bend(ops.leaky_relu(self.hidden(hands), 0.2))
-        place = self.home + ops.reshape(away, (-1, 2, self.blobs))
+        first, second = first / length, second / length
+        ridden = sum(ops.take(part, self.hand, axis=-1)[:, None] * way
+                     for part, way in zip((first, second), ops.unstack(self.ride), strict=True))
+        bent = self.bend(ops.leaky_relu(self.hidden(ops.concatenate([first, second], axis=-1)), 0.2))
+        place = self.home + ridden + ops.reshape(bent, (-1, 2, self.blobs))
         return ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
+
+    def begin_with(self, area):
+        """Let blobs together be of this area, in squares of half a frame."""
+        own = math.pi * ops.sum(ops.exp(ops.sum(self.log_radius, axis=0)))
+        self.log_radius.assign(self.log_radius + ops.log(area / own) / 2)
 
 
 def homes(shape, dtype=None):
     """Initial homes [2, K]: side by side, halfway up."""
-    sideways = keras.initializers.RandomUniform(-0.5, 0.5)((1, shape[1]), dtype)
-    return ops.concatenate([sideways, 0 * sideways], axis=0)
+    beside = keras.initializers.RandomUniform(-0.4, 0.4)((1, shape[1]), dtype)
+    return ops.concatenate([beside, 0 * beside], axis=0)
 
 
 def sizes(shape, dtype=None):
-    """Initial logarithms of radii [2, K]: round."""
-    radius = keras.initializers.RandomUniform(math.log(0.05), math.log(0.2))((1, shape[1]), dtype)
-    return ops.repeat(radius, 2, axis=0)
+    """Initial logarithms of radii [2, K]: round, of many sizes, the large ones on the faster hands."""
+    radius = ops.convert_to_tensor(np.log(np.geomspace(0.06, 0.2, shape[1])), dtype)
+    return ops.stack([radius, radius])
 
 
-def led(shape, dtype=None):
-    """Initial weights from hands, Z numbers, to 2 K places: x by all of them, y by one."""
-    size, blobs = shape[0], shape[1] // 2
-    sideways = small(0.2 / math.sqrt(size))((size, blobs), dtype)
-    hand = np.arange(blobs) * (size // 2) // blobs
-    up = small(0.02)((size, blobs), dtype) + ops.convert_to_tensor(0.7 * np.eye(size)[:, hand], dtype)
-    return ops.concatenate([sideways, up], axis=1)
+def upright(shape, dtype=None):
+    """Initial ways [2, 2, K] from both numbers of a hand to x and y: y by the first."""
+    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0], [0.7]], [[0], [0]]]), shape), dtype)
+
+
+def sideways(shape, dtype=None):
+    """Initial weights from hidden features, 4 Z numbers, to 2 K places: only x by them."""
+    features, blobs = shape[0], shape[1] // 2
+    across = small(0.4 / math.sqrt(features))((features, blobs), dtype)
+    return ops.concatenate([across, 0 * across], axis=1)
 
 
 class Splat(layers.Layer):
@@ -304,7 +318,7 @@ class Splat(layers.Layer):
         height = ops.log(beyond) / sharpness
         steep = [total(row, column * u / across), total(row * v / down, column)]
         slope = ops.sqrt(4 * sum(ops.square(part / beyond) for part in steep) + 1)  # 1: of one blob beyond all
-        cover = ops.tanh(height / slope * self.size)
+        cover = ops.clip(height / slope * self.size, -1, 1)
         means = ops.concatenate([total(row, column * u)[..., None], total(row * v, column)[..., None],
                                  ops.reshape(total(row, own), (-1, self.size, self.size, OWN))], axis=-1)
         return ops.concatenate([height[..., None], cover[..., None], means / (weight[..., None] + 1)], axis=-1)
@@ -314,14 +328,9 @@ class Splat(layers.Layer):
 
         Returns (distances [B, K, size], shares [B, K, size], at most 1, and the radii as seen [B, K, 1]).
         """
-        seen = ops.sqrt(ops.square(radius) + (2 / self.size) ** 2)
+        seen = ops.sqrt(ops.square(radius) + (1 / self.size) ** 2)
         distance = (self.pixels - place) / seen
         return distance, radius / seen * ops.exp(-sharpness * ops.square(distance)), seen
-
-
-def contrast(shape, dtype=None):
-    """Initial biases of the two pictures: things are brighter than the mean frame, and what is behind is darker."""
-    return ops.convert_to_tensor(np.repeat([-2.0, 2.0], shape[0] // 2), dtype)
 
 
 class DCGAN(keras.Sequential):
@@ -354,6 +363,10 @@ class DCGAN(keras.Sequential):
             self.add(Background(config.still, name="background", dtype="float32"))
         self.add(layers.Activation("sigmoid", dtype="float32"))
         self.build((None, config.latent_size))
+
+    def begin_with(self, lights):
+        """Draw on top of the mean frame that `lights`, as data.lights finds them, hold."""
+        self.get_layer("background").begin_with(lights)
 
     def double(self, channels, config):
         """Add a convolution to `channels` of twice the height and width."""
@@ -419,12 +432,17 @@ class Background(layers.Layer):
     def call(self, x):
         return self.picture + (self.moving * x if self.still else x)
 
-    def begin_with(self, mean, deviation):
-        """Take the mean and the standard deviation of the footage, [H, W, 3] in 0..1, for picture and what moves."""
-        mean = ops.clip(mean, 0.01, 0.99)
-        self.picture.assign(ops.log(mean / (1 - mean)))
+    def begin_with(self, lights):
+        """Take from `lights`, as data.lights finds them, the mean frame for the picture, and what moves."""
+        self.picture.assign(logits(lights.mean))
         if self.still:
-            self.moving.assign(ops.minimum(ops.max(deviation, axis=-1, keepdims=True) / MOVES, 1))
+            self.moving.assign(lights.moving)
+
+
+def logits(picture):
+    """The logits of a picture in 0..1."""
+    picture = ops.clip(picture, 0.01, 0.99)
+    return ops.log(picture / (1 - picture))
 
 
 class Scene(Background):
@@ -432,18 +450,30 @@ class Scene(Background):
 
     The first picture is what is behind, the second what is seen where the splat covers it. A pixel at an edge has the
     light of both, by how much of it is covered, as in a camera (Porter and Duff, "Compositing digital images", 1984):
-    an edge that moves is the same edge. Both are drawn on top of the background's picture.
+    an edge that moves is the same edge. Each is drawn on top of a picture of its own.
     """
 
     def build(self, shapes):
         (*size, channels), _ = shapes
         super().build((*size, channels // 2))
+        self.front = self.add_weight(shape=self.picture.shape, initializer=keras.initializers.Constant(2),
+                                     trainable=False, name="front")
 
     def call(self, inputs):
         pictures, splat = inputs
-        behind, front = ops.split(pictures, 2, axis=-1)
-        behind, front = ops.sigmoid(super().call(behind)), ops.sigmoid(super().call(front))
+        behind, front = self.light(pictures)
         return behind + 0.5 * (1 + splat[..., 1:2]) * (front - behind)
+
+    def light(self, pictures):
+        """What is behind and what is in front, [B, H, W, 3] in 0..1."""
+        behind, front = ops.split(pictures, 2, axis=-1)
+        return ops.sigmoid(super().call(behind)), ops.sigmoid(super().call(front) + self.front - self.picture)
+
+    def begin_with(self, lights):
+        """Take from `lights`, as data.lights finds them, what is behind and in front, and what moves."""
+        super().begin_with(lights)
+        self.picture.assign(logits(lights.behind))
+        self.front.assign(logits(lights.front))
 
 
 class Discriminator(keras.Model):

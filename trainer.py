@@ -66,16 +66,14 @@ class Trainer:
         return ", ".join(f"{network.name} {network.count_params():,}" for network in
                          (self.generator, self.transition, self.discriminator)) + " weights"
 
-    def begin_with(self, mean, deviation, pace):
-        """Let the generator start from the footage's mean and deviation, [H, W, 3] in 0..1, and the states move at its
-        `pace`, by lag.
-        """
+    def begin_with(self, lights, pace):
+        """Let the generator start from the footage's `lights`, and the states move at its `pace`, by lag; see data."""
         self.pace.assign([pace[lag] for lag in self.lags])
         for transition in self.transition, self.average["transition"]:
             transition.begin_with(pace[1])
         if self.config.background:
             for generator in (self.generator, self.average["generator"]):
-                generator.get_layer("background").begin_with(mean, deviation)
+                generator.begin_with(lights)
 
     def train_step(self, real, learning_rate, clock=(0.0, 0.0)):
         """Train on real clips, uint8 [B, T, H, W, 3]: those of the batch that `rows` names.

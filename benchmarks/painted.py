@@ -26,7 +26,7 @@ with hushed():
 
     import checkpoints
     import rollout
-    from models import Background, Splat
+    from models import Splat
 
 LAMPS, APART = 32, 12  # lamps in a sample, and steps from one of a lamp's clips to the next
 
@@ -75,8 +75,7 @@ def draw(generator, transition):
     look = keras.Model(generator.input, [blobs.output, *scene.input])
     found = [[np.asarray(part) for part in look(some)] for some in np.array_split(latents, len(latents) // 256)]
     arrangement, pictures, splat = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    behind, front = (255 * keras.ops.convert_to_numpy(keras.ops.sigmoid(Background.call(scene, logits)))
-                     for logits in np.split(pictures, 2, axis=-1))
+    behind, front = (255 * keras.ops.convert_to_numpy(part) for part in scene.light(pictures))
     return arrangement, behind, front, (1 + splat[..., 1:2]) / 2, float(np.exp(splats[-1].log_sharpness))
 
 

@@ -334,3 +334,20 @@ print(peak() - before)
     done = subprocess.run([sys.executable, "-c", script, cache], cwd=Path(data.__file__).parent, check=True,
                           capture_output=True, text=True)
     assert int(done.stdout) < 20e6
+
+
+@pytest.mark.parametrize("things", ["bright", "dark"])
+def test_lights_are_told_apart_pixel_by_pixel(tmp_path, things):
+    rng = np.random.default_rng(0)
+    liquid, wax = rng.integers(10, 90, (8, 8, 3)), rng.integers(150, 240, (8, 8, 3))
+    behind, front = (liquid, wax) if things == "bright" else (wax, liquid)
+    covered = rng.random((2000, 8, 8, 1)) < 0.3
+    covered[:, :4] = False  # the camera's other half: nothing comes there
+    np.save(tmp_path / "film.npy", np.where(covered, front, behind).astype(np.uint8))
+    seen = data.lights(tmp_path / "film.npy")
+    np.testing.assert_allclose(seen.behind * 255, behind, atol=0.5)
+    np.testing.assert_allclose(seen.front[4:] * 255, front[4:], atol=0.5)
+    np.testing.assert_allclose(seen.front[:4], seen.mean[:4], atol=1e-6)
+    np.testing.assert_allclose(seen.moving, np.broadcast_to(np.arange(8)[:, None, None] >= 4, (8, 8, 1)))
+    # In half of a frame, which is 2 of the 4 squares, discs cover three tenths.
+    assert 1 - np.exp(-seen.area / 2) == pytest.approx(0.3, abs=0.01)

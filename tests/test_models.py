@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from config import PRESETS, Config
+from data import Lights
 from models import (
     OWN,
     WAVER,
@@ -128,17 +129,38 @@ def test_an_edge_has_the_light_of_both_sides_and_what_never_moves_none_of_either
     cover[:, :, :2, 1], cover[:, :, 2:5, 1], cover[:, :, 5:, 1] = -1, 0.5, 1
     scene.build((pictures.shape, cover.shape))
     background.build((None, 8, 8, 3))
-    mean, deviation = (np.random.default_rng(0).uniform(0.1, 0.9, (8, 8, 3)) for _ in range(2))
-    deviation[:4] = 0
-    for layer in scene, background:
-        layer.begin_with(mean, deviation)
-    behind, front = (numpy(keras.ops.sigmoid(background(pictures[..., some]))) for some in (slice(3), slice(3, 6)))
+    moving = np.ones((8, 8, 1))
+    moving[:4] = 0
+    mean, dark, bright = np.random.default_rng(0).uniform(0.1, 0.9, (3, 8, 8, 3))
+    dark[:4] = bright[:4] = mean[:4]
+    scene.begin_with(Lights(mean, dark, bright, moving, 1))
+
+    def drawn(light, some):
+        background.begin_with(Lights(light, dark, bright, moving, 1))
+        return numpy(keras.ops.sigmoid(background(pictures[..., some])))
+
+    behind, front = drawn(dark, slice(3)), drawn(bright, slice(3, 6))
     frames = numpy(scene([pictures, cover]))
     np.testing.assert_allclose(frames[:, :, :2], behind[:, :, :2], atol=1e-6)
     np.testing.assert_allclose(frames[:, :, 2:5], (behind + 3 * front)[:, :, 2:5] / 4, atol=1e-6)
     np.testing.assert_allclose(frames[:, :, 5:], front[:, :, 5:], atol=1e-6)
     np.testing.assert_allclose(frames[:, :4], np.broadcast_to(mean[:4], (2, 4, 8, 3)), atol=1e-6)
     np.testing.assert_array_equal(frames[0, :4], frames[1, :4])
+
+
+def test_blobs_begin_with_the_area_of_what_moves_and_ride_a_hand_each():
+    keras.utils.set_random_seed(0)
+    layer = Blobs(5)
+    layer.build((None, 20))
+    layer.begin_with(0.5)
+    _, _, across, down = np.moveaxis(numpy(layer(normal(1, 20)))[0], 0, 0)
+    assert (np.pi * across * down).sum() == pytest.approx(0.5)
+    latents = normal(512, 20)
+    other = latents.copy()
+    other[:, [4, 14]] = normal(512, 2, seed=1)  # the third hand of ten, which the second blob of five rides
+    x, y = np.moveaxis(numpy(layer(other) - layer(latents))[:, :2], 1, 0)
+    assert (np.abs(y).max(0) > 1e-4).nonzero()[0].tolist() == [2] and np.abs(y).max() > 0.7
+    assert 1e-3 < np.abs(x).mean() < 0.1, "sideways all are led by all"
 
 
 def test_sharpness_says_how_thick_a_neck_between_two_blobs_is():

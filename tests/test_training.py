@@ -19,6 +19,7 @@ import rollout
 import training
 from config import Config
 from conftest import learn, start, until, weights
+from data import Lights
 from files import UserError
 from trainer import METRICS, Trainer, lags, to_float
 from training import epoch_name, new_run
@@ -323,7 +324,8 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
 def test_states_learn_to_move_at_the_pace_of_the_footage(small):
     trainer = Trainer(Config(**(small | dict(chains=64)), pace_weight=10.0))
     pace = {lag: min(0.1 * lag, 1) for lag in trainer.lags}
-    trainer.begin_with(np.full((16, 16, 3), 0.5), np.ones((16, 16, 3)), pace)
+    grey = np.full((16, 16, 3), 0.5)
+    trainer.begin_with(Lights(grey, grey, grey, np.ones((16, 16, 1)), 1), pace)
     paces = [trainer.train_step(real(trainer.config), 3e-3)[0][METRICS.index("loss/pace")] for _ in range(40)]
     assert paces[0] > 0.5, "a new lamp is slow"
     assert np.mean(paces[-5:]) < 0.5 * paces[0]
@@ -335,22 +337,29 @@ def test_lags_are_those_of_a_sequence_and_a_long_one(seq_len, expected):
     assert lags(seq_len) == expected
 
 
-@pytest.mark.parametrize(("blobs", "likeness"), [(0, 0.8), (32, 0.6)])  # blobs are lit from the first
-def test_a_new_run_begins_with_the_mean_frame_and_moves_what_moves(small, blobs, likeness):
+@pytest.mark.parametrize("blobs", [0, 16])
+def test_a_new_run_begins_with_the_lights_of_the_footage_and_moves_what_moves(small, blobs):
     trainer = Trainer(Config(**small, blobs=blobs))
-    frame = np.random.default_rng(0).uniform(0.1, 0.9, (16, 16, 3))
-    deviation = np.zeros((16, 16, 3))
-    deviation[4:, :, 1] = 0.1  # 26 grey levels
+    behind = np.random.default_rng(0).uniform(0.1, 0.5, (16, 16, 3))
+    moving = np.zeros((16, 16, 1))
+    moving[4:] = 1
+    front = behind + 0.4 * moving
+    mean = (behind + front) / 2
     assert trainer.lags == [1, 2, 4, 64]  # of sequences of 4 steps
-    trainer.begin_with(frame, deviation, {lag: lag / 100 for lag in trainer.lags})
+    trainer.begin_with(Lights(mean, behind, front, moving, 1), {lag: lag / 100 for lag in trainer.lags})
     np.testing.assert_allclose(trainer.pace, [0.01, 0.02, 0.04, 0.64])
     for transition in trainer.transition, trainer.average["transition"]:
         assert float(transition.pace) == pytest.approx(0.01 * math.sqrt(2), rel=1e-3)
     for generator in trainer.generator, trainer.average["generator"]:
         drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy()
-        np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(frame, drawn.shape)[:, :4], atol=1e-5)
+        np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(mean, drawn.shape)[:, :4], atol=1e-5)
         assert drawn[:, 4:].std(0).min() > 1e-5, "what moves is drawn"
-        assert np.corrcoef(drawn.mean(0).ravel(), frame.ravel())[0, 1] > likeness
+        if blobs:
+            share = ((drawn - behind) / 0.4)[:, 4:].mean(-1)
+            assert (np.abs(share - np.round(share)) < 0.1).mean() > 0.5, "most pixels have one light or the other"
+            assert 0.1 < share.mean() < 0.5
+        else:
+            assert np.corrcoef(drawn.mean(0).ravel(), mean.ravel())[0, 1] > 0.8
 
 
 def test_carried_states_start_the_next_step_some_anew(small):
