@@ -136,12 +136,12 @@ def lights(cache):
 
 def parted(pixels):
     """Of pixels uint8 [N, W, 3] over time: mean, deviation, the means of the dark part and of the bright, its share."""
-    mean, deviation, lights = pixels.mean(0) / 255, pixels.std(0) / 255, pixels.astype(np.float32) / 255
-    light = lights.mean(-1, keepdims=True)
+    mean, deviation, colours = pixels.mean(0) / 255, pixels.std(0) / 255, pixels.astype(np.float32) / 255
+    light = colours.mean(-1, keepdims=True)
     threshold = light.mean(0)
     for _ in range(9):
         bright = light > threshold
-        means = [np.where(part.any(0), (lights * part).sum(0) / np.maximum(part.sum(0), 1), mean)
+        means = [np.where(part.any(0), (colours * part).sum(0) / np.maximum(part.sum(0), 1), mean)
                  for part in (~bright, bright)]
         threshold = sum(means).mean(-1, keepdims=True) / 2
     return mean, deviation, *means, bright.mean(0)

@@ -430,7 +430,11 @@ class Background(layers.Layer):
             self.moving = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="moving")
 
     def call(self, x):
-        return self.picture + (self.moving * x if self.still else x)
+        return self.on(self.picture, x)
+
+    def on(self, picture, x):
+        """The logits of what is drawn, x, on top of a picture."""
+        return picture + (self.moving * x if self.still else x)
 
     def begin_with(self, lights):
         """Take from `lights`, as data.lights finds them, the mean frame for the picture, and what moves."""
@@ -467,12 +471,11 @@ class Scene(Background):
     def light(self, pictures):
         """What is behind and what is in front, [B, H, W, 3] in 0..1."""
         behind, front = ops.split(pictures, 2, axis=-1)
-        return ops.sigmoid(super().call(behind)), ops.sigmoid(super().call(front) + self.front - self.picture)
+        return ops.sigmoid(self.on(self.picture, behind)), ops.sigmoid(self.on(self.front, front))
 
     def begin_with(self, lights):
         """Take from `lights`, as data.lights finds them, what is behind and in front, and what moves."""
-        super().begin_with(lights)
-        self.picture.assign(logits(lights.behind))
+        super().begin_with(lights._replace(mean=lights.behind))
         self.front.assign(logits(lights.front))
 
 

@@ -157,7 +157,7 @@ def test_blobs_begin_with_the_area_of_what_moves_and_ride_a_hand_each():
     assert (np.pi * across * down).sum() == pytest.approx(0.5)
     latents = normal(512, 20)
     other = latents.copy()
-    other[:, [4, 14]] = normal(512, 2, seed=1)  # the third hand of ten, which the second blob of five rides
+    other[:, [4, 14]] = normal(512, 2, seed=1)  # the fifth hand of ten, which the third blob of five rides
     x, y = np.moveaxis(numpy(layer(other) - layer(latents))[:, :2], 1, 0)
     assert (np.abs(y).max(0) > 1e-4).nonzero()[0].tolist() == [2] and np.abs(y).max() > 0.7
     assert 1e-3 < np.abs(x).mean() < 0.1, "sideways all are led by all"
