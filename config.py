@@ -86,6 +86,8 @@ class Config:
                                    low=0)
     pace_weight: float = param(8.0, "weight of the penalty on states that move faster or slower than --pace says; 0: "
                                     "none", group="losses", low=0)
+    hidden_weight: float = param(30.0, "weight of the penalty on what is drawn where it is hidden and not what the "
+                                       "footage shows there at other times; 0: none", group="losses", low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
     r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
 
@@ -193,7 +195,7 @@ PRESETS = {
         batch_norm=True, blobs=0, generator_norm="batch", upsampling="transposed", coordinates=False,
         background=False, still=False, differences=False, frame_logits=False, minibatch_std=False,
         relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, pace_weight=0.0,
-        r1_gamma=0.0, r2_gamma=0.0,
+        hidden_weight=0.0, r1_gamma=0.0, r2_gamma=0.0,
         optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
     ),
 }

@@ -103,8 +103,8 @@ def pace_penalty(latents, past, pace):
     """How differently the states move from the footage: latents [B, T, Z] -> 0 or more, averaged over lags.
 
     `pace` says for each lag, in steps, how far frames of the footage that lie it apart are from each other, as a share
-    of how far frames of independent times are (`data.pace`). The states shall move by the same share, the same in every
-    direction: the way of a coordinate has a standard deviation of sqrt(2) times the share, as that between independent
+    of how far frames of independent times are (`data.pace`): one share, or one a coordinate, [Z]. The states shall move
+    by it: the way of a coordinate has a standard deviation of sqrt(2) times its share, as that between independent
     normal numbers is sqrt(2), and no two ways correlate. In these units deviations of (std - 1)^2 count, averaged over
     Z, + a tenth of the squared covariances of a way with all others, averaged likewise.
 

@@ -54,9 +54,16 @@ def small(deviation):
     return keras.initializers.RandomNormal(stddev=deviation)
 
 
+def own_speeds(hands):
+    """The speed of each of some hands, as a multiple of that of all: all different, so that they do not come back to
+    the same places together, and the last ones faster, as they lead the large blobs.
+    """
+    return np.geomspace(0.87, 1.15, hands)
+
+
 def speeds(shape, dtype=None):
-    """Initial logarithms of speeds: all different, so that hands do not come back to the same places together."""
-    return ops.convert_to_tensor(np.log(np.geomspace(0.65, 1.15, *shape)), dtype)
+    """Initial logarithms of speeds, a little slow: the GRU's changes come on top."""
+    return ops.convert_to_tensor(np.log(0.87 * own_speeds(*shape)), dtype)
 
 
 class Transition(keras.Model):
@@ -192,7 +199,7 @@ class BlobGenerator(keras.Model):
                 splat = Splat(size)(blobs)
                 x = activate(layers.Add()([x, layers.Dense(channels)(splat)]))
         pictures = convolve(x, 6, kernel_initializer=small(0.02), dtype="float32")
-        frame = Scene(config.still, name="background", dtype="float32")([pictures, splat])
+        frame, _ = Scene(config.still, name="background", dtype="float32")([pictures, splat])
         super().__init__(latents, frame, name="generator")
 
     def begin_with(self, lights):
@@ -216,8 +223,8 @@ class Blobs(layers.Layer):
 
     Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes: wax gets neither more nor less.
     Each has a home, and rides one of the latent's pairs, the hands of `Transition`, all made nearly of one length: up
-    and down, to begin with. A network of one hidden layer leads it about besides, by all hands, sideways to begin with.
-    Up and down by all of them, a blob would loiter and dash, as sums do.
+    and down, to begin with. Sideways a network of one hidden layer leads it besides, by all hands. Up and down by all
+    of them, a blob would loiter and dash, as sums do.
     """
 
     def __init__(self, blobs, **options):
@@ -231,7 +238,7 @@ class Blobs(layers.Layer):
         self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, name="log_radius")
         self.ride = self.add_weight(shape=(2, 2, self.blobs), initializer=upright, name="ride")
         self.hidden = layers.Dense(4 * size)
-        self.bend = layers.Dense(2 * self.blobs, use_bias=False, kernel_initializer=sideways)
+        self.bend = layers.Dense(self.blobs, use_bias=False, kernel_initializer=small(0.2 / math.sqrt(size)))
         self.hidden.build((None, size))
         self.bend.build((None, 4 * size))
 
@@ -242,7 +249,7 @@ class Blobs(layers.Layer):
         ridden = sum(ops.take(part, self.hand, axis=-1)[:, None] * way
                      for part, way in zip((first, second), ops.unstack(self.ride), strict=True))
         bent = self.bend(ops.leaky_relu(self.hidden(ops.concatenate([first, second], axis=-1)), 0.2))
-        place = self.home + ridden + ops.reshape(bent, (-1, 2, self.blobs))
+        place = self.home + ridden + ops.stack([bent, 0 * bent], axis=1)
         return ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
 
     def begin_with(self, area):
@@ -266,13 +273,6 @@ def sizes(shape, dtype=None):
 def upright(shape, dtype=None):
     """Initial ways [2, 2, K] from both numbers of a hand to x and y: y by the first."""
     return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0], [0.7]], [[0], [0]]]), shape), dtype)
-
-
-def sideways(shape, dtype=None):
-    """Initial weights from hidden features, 4 Z numbers, to 2 K places: only x by them."""
-    features, blobs = shape[0], shape[1] // 2
-    across = small(0.4 / math.sqrt(features))((features, blobs), dtype)
-    return ops.concatenate([across, 0 * across], axis=1)
 
 
 class Splat(layers.Layer):
@@ -450,11 +450,15 @@ def logits(picture):
 
 
 class Scene(Background):
-    """Two pictures of logits [B, H, W, 6], and a `Splat` of blobs -> frames [B, H, W, 3] in 0..1.
+    """Two pictures of logits [B, H, W, 6], and a `Splat` of blobs -> frames [B, H, W, 3] in 0..1, and what is hidden.
 
     The first picture is what is behind, the second what is seen where the splat covers it. A pixel at an edge has the
     light of both, by how much of it is covered, as in a camera (Porter and Duff, "Compositing digital images", 1984):
     an edge that moves is the same edge. Each is drawn on top of a picture of its own.
+
+    Comes with it how far what nobody sees is from what is seen there at other times [B]: what is behind where it is
+    covered, and what is in front where it is not; the squared difference, averaged over a frame. Else there is wax
+    behind wax, or liquid in front of liquid, and it shows at the edges.
     """
 
     def build(self, shapes):
@@ -466,7 +470,11 @@ class Scene(Background):
     def call(self, inputs):
         pictures, splat = inputs
         behind, front = self.light(pictures)
-        return behind + 0.5 * (1 + splat[..., 1:2]) * (front - behind)
+        cover = 0.5 * (1 + splat[..., 1:2])
+        covered = ops.stop_gradient(cover)
+        hidden = (covered * ops.square(behind - ops.sigmoid(self.picture))
+                  + (1 - covered) * ops.square(front - ops.sigmoid(self.front)))
+        return behind + cover * (front - behind), ops.mean(hidden, axis=(1, 2, 3))
 
     def light(self, pictures):
         """What is behind and what is in front, [B, H, W, 3] in 0..1."""

@@ -10,9 +10,9 @@ import checkpoints
 import losses
 from distribution import local_replicas
 from files import UserError
-from models import Discriminator, Transition, make_generator
+from models import Discriminator, Transition, make_generator, own_speeds
 
-METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "loss/pace",
+METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "loss/pace", "loss/hidden",
            "gradient/discriminator", "gradient/generator",
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 PENALISED = 4  # clips of a batch under each gradient penalty: of all it would cost as much as the rest of a step
@@ -40,6 +40,9 @@ class Trainer:
         """Make all that changes in training."""
         config = self.config
         self.generator, self.transition = make_generator(config), Transition(config)
+        self.drawing = self.generator
+        if config.blobs and config.background:  # and with what is hidden
+            self.drawing = keras.Model(self.generator.input, self.generator.get_layer("background").output)
         self.discriminator = Discriminator(config)
         self.average = {"generator": make_generator(config.at_play()), "transition": Transition(config.at_play())}
         for name, network in self.average.items():
@@ -51,7 +54,7 @@ class Trainer:
         self.judge_optimizer = optimizer(config, self.eye + self.head)
         normals = tf.random.stateless_normal((config.chains, config.latent_size), [config.seed, -1])
         self.lags = lags(config.seq_len)
-        self.pace = tf.Variable(tf.ones(len(self.lags)), trainable=False)
+        self.pace = tf.Variable(tf.ones((len(self.lags), config.latent_size)), trainable=False)
         self.state = [tf.Variable(part) for part in self.transition.initial(normals)]
         shape = (config.chains, PAST * config.seq_len, config.latent_size)
         self.past = tf.Variable(tf.random.stateless_normal(shape, [config.seed, -3]))
@@ -68,7 +71,10 @@ class Trainer:
 
     def begin_with(self, lights, pace):
         """Let the generator start from the footage's `lights`, and the states move at its `pace`, by lag; see data."""
-        self.pace.assign([pace[lag] for lag in self.lags])
+        # A hand that is k times as fast as others is like itself at a time as they are at k times that. Where that is
+        # how a Gaussian falls, it is what they have to the power of k^2.
+        own = np.tile(own_speeds(self.config.latent_size // 2), 2)
+        self.pace.assign([np.sqrt(1 - (1 - pace[lag] ** 2) ** own**2) for lag in self.lags])
         for transition in self.transition, self.average["transition"]:
             transition.begin_with(pace[1])
         if self.config.background:
@@ -136,17 +142,20 @@ class Trainer:
         seen, back = self.see(window, real, rows, seeds[2:4])
         order = [row % n * share + row // n for row in range(config.batch_size)]  # where in what is gathered
         whole = (tf.ensure_shape(device.all_gather(part, axis=0), (None, *part.shape[1:])) for part in seen)
-        fake, true, *small = (tf.gather(part, order) for part in whole)
+        fake, true, *small, hidden = (tf.gather(part, order) for part in whole)
         with tf.GradientTape(persistent=True) as judging:
-            judging.watch((fake, true, small))
+            judging.watch((fake, true, small, hidden))
             fake_logits, real_logits = self.discriminator.judge(fake), self.discriminator.judge(true)
             if config.relativistic:
                 real_logits, fake_logits = losses.relative(real_logits, fake_logits)
             judge_loss = losses.discriminator_loss(real_logits, fake_logits)
             fool_loss = losses.generator_loss(fake_logits)
             apart = losses.distance_penalty(*small)
-            scaled = scale[0] * judge_loss, scale[1] * (fool_loss + config.distance_weight * apart)
-        by_judge, by_lamp = judging.gradient(scaled[0], (fake, true)), judging.gradient(scaled[1], (fake, small[0]))
+            astray = tf.reduce_mean(hidden)
+            lamp_loss = fool_loss + config.distance_weight * apart + config.hidden_weight * astray
+            scaled = scale[0] * judge_loss, scale[1] * lamp_loss
+        by_judge = judging.gradient(scaled[0], (fake, true))
+        by_lamp = judging.gradient(scaled[1], (fake, small[0], hidden))
         eye, hand, by_window = back(*([tf.gather(pull, rows) for pull in pulls] for pulls in (by_judge, by_lamp)))
         judge_gradients = eye + judging.gradient(scaled[0], self.head, tf.constant(1 / n))
         lamp_gradients = hand + rolling.gradient((window, penalty), self.transition.trainable_variables,
@@ -156,11 +165,11 @@ class Trainer:
             weight = scale[0] * config.r1_gamma / n
             judge_gradients = self.penalise(judge_gradients, to_float(real[:len(few)]), few, seeds[3], weight)
         if config.r2_gamma:
-            weight, clips = scale[0] * config.r2_gamma / n, self.decode(tf.gather(window, few))
+            weight, clips = scale[0] * config.r2_gamma / n, self.decode(tf.gather(window, few))[0]
             judge_gradients = self.penalise(judge_gradients, clips, few, seeds[2], weight)
         self.judge_optimizer.apply(judge_gradients, self.eye + self.head)
         self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
-        metrics = tf.stack([judge_loss, fool_loss, normality, apart, pace,
+        metrics = tf.stack([judge_loss, fool_loss, normality, apart, pace, astray,
                             n / scale[0] * tf.linalg.global_norm(judge_gradients),
                             n / scale[1] * tf.linalg.global_norm(lamp_gradients),
                             *losses.moments(outputs, axis=(0, 1, 2))])
@@ -192,9 +201,10 @@ class Trainer:
         losses, and once more to carry the gradients of those back (Gao et al., "Scaling deep contrastive learning
         batch size under memory limited setup", 2021).
 
-        Returns (seen, back): of the drawn and of the real clips the features [B, T, F], then of both the thumbnails;
-        and a function that turns a judge's gradients by both features, and a lamp's by features and thumbnails of the
-        drawn ones, into gradients by the weights that see, by those that draw, and by `window`.
+        Returns (seen, back): of the drawn and of the real clips the features [B, T, F], then of both the thumbnails,
+        then what is hidden in the drawn ones [B]; and a function that turns a judge's gradients by both features, and
+        a lamp's by features, thumbnails and what is hidden of the drawn ones, into gradients by the weights that see,
+        by those that draw, and by `window`.
         """
         parts, drawing = self.config.accumulate, self.generator.trainable_variables
         rows = tf.reshape(rows, (parts, -1))
@@ -207,9 +217,10 @@ class Trainer:
         def forth(part):
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(window)
-                fake = self.augment(decode(tf.gather(window, rows[part])), seeds[0], rows[part])
+                clips, hidden = decode(tf.gather(window, rows[part]))
+                fake = self.augment(clips, seeds[0], rows[part])
                 true = self.augment(to_float(real[part]), seeds[1], rows[part])
-                seen = [look(fake), look(true), losses.thumbnails(fake), losses.thumbnails(true)]
+                seen = [look(fake), look(true), losses.thumbnails(fake), losses.thumbnails(true), hidden]
             return tape, seen
 
         def back(tape, seen, by_judge, by_lamp):
@@ -232,7 +243,7 @@ class Trainer:
             return tf.foldl(add, tf.range(parts), nothing, parallel_iterations=1)
 
         seen = tf.map_fn(lambda part: forth(part)[1], tf.range(parts), parallel_iterations=1,
-                         fn_output_signature=4 * [tf.float32])
+                         fn_output_signature=5 * [tf.float32])
         return [tf.reshape(part, (-1, *part.shape[2:])) for part in seen], back_in_parts
 
     def seeds(self, n):
@@ -249,10 +260,12 @@ class Trainer:
         return tf.slice(latents, [0, start, 0], [config.batch_size, config.clip_len, config.latent_size])
 
     def decode(self, latents):
-        """Clips [B, T, H, W, 3] of latents [B, T, Z], drawn as one batch."""
-        config = self.config
-        frames = self.generator(tf.reshape(latents, (-1, config.latent_size)), training=True)
-        return tf.reshape(frames, (*latents.shape[:2], config.img_size, config.img_size, 3))
+        """Clips [B, T, H, W, 3] of latents [B, T, Z], drawn as one batch, and what is hidden [B]; see models.Scene."""
+        config, (batch, time, size) = self.config, latents.shape
+        drawn = self.drawing(tf.reshape(latents, (-1, size)), training=True)
+        frames, hidden = drawn if config.blobs and config.background else (drawn, tf.zeros(batch * time))
+        clips = tf.reshape(frames, (batch, time, config.img_size, config.img_size, 3))
+        return clips, tf.reduce_mean(tf.reshape(hidden, (batch, time)), axis=1)
 
     def augment(self, clips, seed, rows):
         """Clips [B, T, H, W, 3], each shifted and tinted in a way of its own, with --augment; else as they are.

@@ -49,7 +49,8 @@ def unroll(models, trainer):
 
     class Trainer(trainer.Trainer):
         def decode(self, latents):
-            return ops.stack([self.generator(latents[:, t], training=True) for t in range(latents.shape[1])], axis=1)
+            frames = [self.generator(latents[:, t], training=True) for t in range(latents.shape[1])]
+            return ops.stack(frames, axis=1), ops.zeros(latents.shape[0])  # and nothing hidden
 
     trainer.Transition, trainer.Discriminator = Transition, Discriminator
     return Trainer

@@ -144,6 +144,12 @@ def test_pace_penalty_asks_for_the_pace_of_the_footage():
     assert pace_penalty(states, {1: pace[1] / 3}) == pytest.approx(4, abs=0.1), "three times too fast"
 
 
+def test_pace_penalty_asks_each_coordinate_for_a_share_of_its_own():
+    states, pace = wander(0.9)
+    shares = {1: pace[1] * np.float32(4 * [1] + 4 * [0.5])}
+    assert pace_penalty(states, shares) == pytest.approx(0.5, abs=0.05), "half of them twice too fast"
+
+
 @pytest.mark.parametrize("known", [5, 7])
 def test_pace_penalty_reaches_back_into_the_past(known):
     states, pace = wander(0.9)

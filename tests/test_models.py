@@ -140,12 +140,15 @@ def test_an_edge_has_the_light_of_both_sides_and_what_never_moves_none_of_either
         return numpy(keras.ops.sigmoid(background(pictures[..., some])))
 
     behind, front = drawn(dark, slice(3)), drawn(bright, slice(3, 6))
-    frames = numpy(scene([pictures, cover]))
+    frames, hidden = (numpy(part) for part in scene([pictures, cover]))
     np.testing.assert_allclose(frames[:, :, :2], behind[:, :, :2], atol=1e-6)
     np.testing.assert_allclose(frames[:, :, 2:5], (behind + 3 * front)[:, :, 2:5] / 4, atol=1e-6)
     np.testing.assert_allclose(frames[:, :, 5:], front[:, :, 5:], atol=1e-6)
     np.testing.assert_allclose(frames[:, :4], np.broadcast_to(mean[:4], (2, 4, 8, 3)), atol=1e-6)
     np.testing.assert_array_equal(frames[0, :4], frames[1, :4])
+    covered = (1 + cover[..., 1:2]) / 2
+    unseen = covered * (behind - dark) ** 2 + (1 - covered) * (front - bright) ** 2
+    np.testing.assert_allclose(hidden, unseen.mean((1, 2, 3)), rtol=1e-4)
 
 
 def test_blobs_begin_with_the_area_of_what_moves_and_ride_a_hand_each():

@@ -21,6 +21,7 @@ from config import Config
 from conftest import learn, start, until, weights
 from data import Lights
 from files import UserError
+from models import own_speeds
 from trainer import METRICS, Trainer, lags, to_float
 from training import epoch_name, new_run
 
@@ -331,6 +332,17 @@ def test_states_learn_to_move_at_the_pace_of_the_footage(small):
     assert np.mean(paces[-5:]) < 0.5 * paces[0]
 
 
+def test_what_is_hidden_comes_to_look_as_if_it_were_seen(small):
+    def astray(weight):
+        trainer = Trainer(Config(**(small | dict(blobs=16)), hidden_weight=weight))
+        grey = np.full((16, 16, 3), 0.3)
+        trainer.begin_with(Lights(grey, grey, grey + 0.4, np.ones((16, 16, 1)), 1), dict.fromkeys(trainer.lags, 0.5))
+        clips = real(trainer.config)
+        return [trainer.train_step(clips, 1e-2)[0][METRICS.index("loss/hidden")] for _ in range(30)][-1]
+
+    assert astray(30.0) < 0.5 * astray(0.0)
+
+
 @pytest.mark.parametrize(("seq_len", "expected"), [(2, [1, 2, 32]), (16, [1, 2, 4, 8, 16, 256]),
                                                    (20, [1, 2, 4, 8, 16, 320])])
 def test_lags_are_those_of_a_sequence_and_a_long_one(seq_len, expected):
@@ -347,7 +359,10 @@ def test_a_new_run_begins_with_the_lights_of_the_footage_and_moves_what_moves(sm
     mean = (behind + front) / 2
     assert trainer.lags == [1, 2, 4, 64]  # of sequences of 4 steps
     trainer.begin_with(Lights(mean, behind, front, moving, 1), {lag: lag / 100 for lag in trainer.lags})
-    np.testing.assert_allclose(trainer.pace, [0.01, 0.02, 0.04, 0.64])
+    own = own_speeds(4)  # of the four hands, each a pair of numbers
+    np.testing.assert_allclose(trainer.pace[:3], 0.01 * np.float32([[1], [2], [4]]) * [*own, *own], rtol=1e-3)
+    slowest, fastest = trainer.pace[3].numpy()[[0, 3]]
+    assert 0.87 * 0.64 < slowest < 0.64 < fastest < 1.15 * 0.64, "in a long time all get to where they can be"
     for transition in trainer.transition, trainer.average["transition"]:
         assert float(transition.pace) == pytest.approx(0.01 * math.sqrt(2), rel=1e-3)
     for generator in trainer.generator, trainer.average["generator"]:
