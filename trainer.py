@@ -263,7 +263,7 @@ class Trainer:
         """Clips [B, T, H, W, 3] of latents [B, T, Z], drawn as one batch, and what is hidden [B]; see models.Scene."""
         config, (batch, time, size) = self.config, latents.shape
         drawn = self.drawing(tf.reshape(latents, (-1, size)), training=True)
-        frames, hidden = drawn if config.blobs and config.background else (drawn, tf.zeros(batch * time))
+        frames, hidden = (drawn, tf.zeros(batch * time)) if self.drawing is self.generator else drawn
         clips = tf.reshape(frames, (batch, time, config.img_size, config.img_size, 3))
         return clips, tf.reduce_mean(tf.reshape(hidden, (batch, time)), axis=1)
 
