@@ -287,7 +287,7 @@ def test_gradient_penalties_flatten_the_discriminator(small, name):
         if name == "r2_gamma":
             normals, stretch, *_ = trainer.seeds(7)
             normals = tf.random.stateless_normal((8, trainer.config.seq_len, 8), normals)
-            judged = trainer.decode(trainer.window(trainer.transition.roll(normals, trainer.state)[0], stretch))
+            judged, _ = trainer.decode(trainer.window(trainer.transition.roll(normals, trainer.state)[0], stretch))
         trainer.train_step(clips, 1e-3)
         with tf.GradientTape() as tape:
             tape.watch(judged)
