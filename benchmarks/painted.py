@@ -4,7 +4,8 @@
 
 A lamp that learned from the simulated one draws blobs: things, what is behind them, and how much of each pixel things
 cover. Here some of the three are drawn, and others painted as the simulated lamp paints them, of the same blobs. Prints
-motion, and motion at each size, as multiples of their floor, that between two halves of simulated lamps.
+motion, and motion at each size, as multiples of their floor, that between two halves of simulated lamps; then how far
+blobs lie beyond the glass, which cuts them.
 """
 
 import argparse
@@ -38,10 +39,12 @@ def main():
     config, generator, transition = rollout.load(checkpoints.find_weights(parser.parse_args().weights))
     if not config.blobs or config.img_size != 64:
         raise UserError("this is about lamps of blobs, of 64x64 pixels")
-    real = paint(film(range(LAMPS)))
+    simulated = film(range(LAMPS))
+    real = paint(simulated)
     arrangement, *drawn, sharpness = draw(generator, transition)
     lamp.BLEND = sharpness  # from here on paint as the lamp melts its blobs, not as the simulated one does
-    painted = painted_parts(arrangement)
+    wax = to_wax(arrangement)
+    painted = painted_parts(wax)
     floor = measures.distances(real[::2], real[1::2], [0, 0])
     names = ["motion", *(f"motion, {size} px" for size in (64, 32, 16))]
     print(f"{'':42} motion   64 px 32 px 16 px")
@@ -58,6 +61,9 @@ def main():
         found = measures.distances(frames.reshape(LAMPS, CLIPS, 3, 64, 64, 3), real, [0, 0])
         ratios = [found[name] / floor[name] for name in names]
         print(f"{name:42} {ratios[0]:6.2f}   " + " ".join(f"{ratio:5.2f}" for ratio in ratios[1:]), flush=True)
+    print("pixels beyond walls and lid, on average: " + ", ".join(
+        f"{name} {walls:.2f} {lid:.2f}" for name, (walls, lid) in (("drawn", beyond(wax)),
+                                                                   ("simulated", beyond(simulated)))))
 
 
 def draw(generator, transition):
@@ -79,17 +85,30 @@ def draw(generator, transition):
     return arrangement, behind, front, (1 + splat[..., 1:2]) / 2, float(np.exp(splats[-1].log_sharpness))
 
 
-def painted_parts(arrangement):
-    """What is behind, in front, and how much that covers, as `draw` gives it, of the same blobs by lamp.Painter."""
-    painter, tall = lamp.Painter(64), lamp.HEAD - lamp.FOOT
+def to_wax(arrangement):
+    """The wax [N, K, 4] of the simulated lamp that an arrangement [N, 4, K] of blobs is; see lamp.simulate."""
+    tall = lamp.HEAD - lamp.FOOT
     x, y, across, down = np.moveaxis(arrangement, 1, 0)
-    wax = np.stack([x / 2 / tall, ((1 - y) / 2 - lamp.FOOT) / tall, across / 2 / tall, down / 2 / tall], axis=-1)
+    return np.stack([x / 2 / tall, ((1 - y) / 2 - lamp.FOOT) / tall, across / 2 / tall, down / 2 / tall], axis=-1)
+
+
+def painted_parts(wax):
+    """What is behind, in front, and how much that covers, as `draw` gives it, of the wax by lamp.Painter."""
+    painter = lamp.Painter(64)
     parts = [painter.parts(some) for some in np.array_split(wax, len(wax) // 64)]
     behind = np.repeat(painter.scene[None], len(wax), axis=0)
     front, cover = behind.copy(), np.zeros_like(behind[..., :1])
     for whole, some in zip((behind, front, cover), zip(*parts, strict=True), strict=True):
         whole[:, *painter.box] = np.concatenate(some)
     return behind, front, cover
+
+
+def beyond(wax):
+    """How far the edges of blobs [..., 4] lie beyond walls and lid, on average, in pixels: 0 of blobs within."""
+    x, y, across, up = np.moveaxis(wax, -1, 0)
+    half = lamp.FLOOR + (lamp.LID - lamp.FLOOR) * y
+    pixels = 64 * (lamp.HEAD - lamp.FOOT)
+    return [pixels * np.maximum(over, 0).mean() for over in (np.abs(x) + across - half, y + up - 1)]
 
 
 if __name__ == "__main__":
