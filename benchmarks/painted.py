@@ -61,9 +61,9 @@ def main():
         found = measures.distances(frames.reshape(LAMPS, CLIPS, 3, 64, 64, 3), real, [0, 0])
         ratios = [found[name] / floor[name] for name in names]
         print(f"{name:42} {ratios[0]:6.2f}   " + " ".join(f"{ratio:5.2f}" for ratio in ratios[1:]), flush=True)
-    print("pixels beyond walls and lid, on average: " + ", ".join(
-        f"{name} {walls:.2f} {lid:.2f}" for name, (walls, lid) in (("drawn", beyond(wax)),
-                                                                   ("simulated", beyond(simulated)))))
+    for name, blobs in (("drawn", wax), ("simulated", simulated)):
+        walls, lid = beyond(blobs)
+        print(f"{name:9} blobs lie {walls:.2f} pixels beyond the walls, {lid:.2f} beyond the lid, on average")
 
 
 def draw(generator, transition):
