@@ -245,10 +245,9 @@ class Blobs(layers.Layer):
     def call(self, latents):
         first, second = ops.split(latents, 2, axis=-1)
         length = ops.sqrt((1 + ops.square(first) + ops.square(second)) / 2)
-        first, second = first / length, second / length
-        ridden = sum(ops.take(part, self.hand, axis=-1)[:, None] * way
-                     for part, way in zip((first, second), ops.unstack(self.ride), strict=True))
-        bent = self.bend(ops.leaky_relu(self.hidden(ops.concatenate([first, second], axis=-1)), 0.2))
+        hands = first / length, second / length
+        ridden = sum(ops.take(part, self.hand, axis=-1)[:, None] * self.ride[i] for i, part in enumerate(hands))
+        bent = self.bend(ops.leaky_relu(self.hidden(ops.concatenate(hands, axis=-1)), 0.2))
         place = self.home + ridden + ops.stack([bent, 0 * bent], axis=1)
         return ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
 
