@@ -45,8 +45,8 @@ class Config:
     latent_size: int = param(64, "numbers in the state of the lamp", group="networks", low=2)
     rnn_units: int = param(128, "hidden size of the transition's and of the discriminator's GRU",
                            group="networks", low=1)
-    width: int = param(32, "channels of the widest layers of generator and discriminator, at half the frame's "
-                           "size; doubled at each halving, up to eightfold", group="networks", low=1)
+    width: int = param(32, "channels of convolutions at half a frame's size; twice as many at each halving, up to 8x",
+                       group="networks", low=1)
     features: int = param(128, "numbers the discriminator makes of a frame", group="networks", low=1)
     noise: float = param(0.003, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
                          group="networks", low=0, high=1)
@@ -54,7 +54,7 @@ class Config:
                               "things have left their places, a state when they are elsewhere; 0: as fast as they will",
                         group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
-    blobs: int = param(16, "blobs that the generator arranges, for convolutions to draw; 0: convolutions alone",
+    blobs: int = param(16, "blobs that the generator arranges and draws pixel by pixel; 0: it is made of convolutions",
                        group="networks", low=0)
     generator_norm: str = param("rms", "with --blobs 0, how activations are normalised: 'rms' each pixel by itself, "
                                        "'batch' over the batch", group="networks", choices=("rms", "batch"))
@@ -86,8 +86,8 @@ class Config:
                                    low=0)
     pace_weight: float = param(8.0, "weight of the penalty on states that move faster or slower than --pace says; 0: "
                                     "none", group="losses", low=0)
-    hidden_weight: float = param(30.0, "weight of the penalty on what is drawn where it is hidden and not what the "
-                                       "footage shows there at other times; 0: none", group="losses", low=0)
+    hidden_weight: float = param(30.0, "weight of the penalty on things that, where they cannot be seen, look "
+                                       "otherwise than in the footage at other times; 0: none", group="losses", low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
     r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
 

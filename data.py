@@ -25,6 +25,7 @@ from files import UserError, replacing
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
 CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cache: 85 of 64x64
 MOVES = 4 / 255  # deviation of a pixel from which on it moves freely; below, in proportion
+FRAME = (-1, 1, -1, -1, 1, 1)  # the room that all of a frame is
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
 
@@ -105,7 +106,8 @@ class Lights(NamedTuple):
 
     mean: the mean frame. behind, front: what a pixel shows when nothing is before it, and when something is. moving:
     how freely each pixel changes [H, W, 1], from 0, never, to 1. area: of what is in front, in squares of half a frame,
-    as it would be if nothing overlapped.
+    as it would be if nothing overlapped. room: the trapezoid in which pixels change, in halves of a frame from its
+    middle: its top and bottom, where its left side begins and ends, and its right side.
     """
 
     mean: np.ndarray
@@ -113,6 +115,7 @@ class Lights(NamedTuple):
     front: np.ndarray
     moving: np.ndarray
     area: float
+    room: tuple = FRAME
 
 
 def lights(cache):
@@ -131,7 +134,19 @@ def lights(cache):
     behind, front = (dark, bright) if share < 0.5 else (bright, dark)
     # Discs that lie anywhere, of an area a, cover 1 - exp(-a) of a unit square.
     area = -math.log(1 - min(share, 1 - share)) * 4 * float(moving.mean())
-    return Lights(mean, behind, front, moving, max(area, 0.01))
+    return Lights(mean, behind, front, moving, max(area, 0.01), room(moving[..., 0] > 0.5))
+
+
+def room(moving):
+    """The trapezoid that fits best round the pixels [H, W] that move, as Lights has it; all of the frame if none do."""
+    rows = np.nonzero(moving.any(1))[0]
+    if len(rows) < 2:
+        return FRAME
+    height, width = moving.shape
+    moving, ends = moving[rows], 2 * np.array([rows[0], rows[-1] + 1]) / height - 1
+    sides = moving.argmax(1), width - moving[:, ::-1].argmax(1)
+    lines = [np.polyfit((2 * rows + 1) / height - 1, 2 * side / width - 1, 1) for side in sides]
+    return (*ends, *np.polyval(lines[0], ends), *np.polyval(lines[1], ends))
 
 
 def parted(pixels):
@@ -169,6 +184,17 @@ def pace(cache, every_nth, lags, share=1.0):
     whole = sorted({end for gap in gaps.values() for end in (math.floor(gap), math.ceil(gap))})
     apart = [math.sqrt(np.square(there - here[:len(there)]).mean()) for there in map(small, whole)]
     return {lag: max(0.01, min(1.0, float(np.interp(gap, whole, apart)) / independent)) for lag, gap in gaps.items()}
+
+
+def change(cache, every_nth):
+    """How much a frame of the cache that `load` made changes in one step of the model: the mean difference, 0 to 1.
+
+    At up to two thousand places.
+    """
+    frames = np.load(cache, mmap_mode="r", allow_pickle=False)
+    before, after = frames[:-every_nth], frames[every_nth:]
+    places = range(0, len(before), math.ceil(len(before) / 2000) or 1)
+    return float(np.mean([cv2.absdiff(before[i], after[i]).mean() for i in places])) / 255
 
 
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):

@@ -20,6 +20,8 @@ from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
 OWN = 8  # features of a blob of its own
+FULLER = 1.05  # how much more blobs cover than discs of their size, as they melt
+LEAN = 0.7  # of the way back that a blob is pushed which leans on the glass
 WAVER = 0.3  # deviation of a hand's speed, as a share of it
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
 
@@ -174,57 +176,55 @@ def make_generator(config):
 class BlobGenerator(keras.Model):
     """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by an arrangement of blobs.
 
-    What moves in front of a camera that stands still are things that have a place. Plain convolutions have to learn for
-    each place anew what a thing looks like there, and fade it out here and in there for it to move. Here the latent
-    says where each of some blobs is, and convolutions, told at each of their sizes what lies where, draw two pictures:
-    of things, and of what is behind them. They meet at the edges of the blobs. So a thing is moved by a number, without
-    being drawn anew (Epstein et al., "BlobGAN: spatially disentangled scene representations", 2022; there blobs are
-    laid over each other, here they melt into one).
+    What moves in front of a camera that stands still are things that have a place. Convolutions have to learn for each
+    place anew what a thing looks like there, and fade it out here and in there for it to move. Here the latent says
+    where each of some blobs is, and a thing is moved by a number, without being drawn anew (Epstein et al., "BlobGAN:
+    spatially disentangled scene representations", 2022; there blobs are laid over each other, here they melt into one).
 
-    Each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is drawn the same alone and
-    among others, in training and in play.
+    Two pictures, of things and of what is behind them, are drawn pixel by pixel, each from what is to be known there. A
+    layer that saw a pixel's neighbours would see edges, and draw them too: what moves would then have outlines of two
+    kinds. A thing looks as it is turned and where it is; what is behind is lit by how far away things are, and of what
+    is before it there is nothing to be known.
     """
 
     def __init__(self, config):
-        latents, size = layers.Input((config.latent_size,)), max(config.img_size // 4, 4)
+        latents = layers.Input((config.latent_size,))
         blobs = Blobs(config.blobs, name="blobs", dtype="float32")(latents)
+        cover, shape = Splat(config.img_size)(blobs)
         with computing(config):
-            x = activate(layers.Dense(2 * config.width)(Splat(size)(blobs)))
-            while size < config.img_size:
-                # A residual (He et al. 2016): what lies beside a pixel.
-                x = layers.Add()([x, activate(convolve(x, x.shape[-1]))])
-                size *= 2
-                channels = max(config.width * config.img_size // (2 * size), 4)
-                x = layers.UpSampling2D(interpolation="bilinear")(convolve(x, channels))  # convolved as few pixels
-                splat = Splat(size)(blobs)
-                x = activate(layers.Add()([x, layers.Dense(channels)(splat)]))
-        pictures = convolve(x, 6, kernel_initializer=small(0.02), dtype="float32")
-        frame, _ = Scene(config.still, name="background", dtype="float32")([pictures, splat])
+            behind, front = shade(ops.minimum(shape[..., :1], 0), 32), shade(shape, 64)
+        frame, _ = Scene(config.still, name="background", dtype="float32")([behind, front, cover])
         super().__init__(latents, frame, name="generator")
 
     def begin_with(self, lights):
-        """Take from `lights`, as data.lights finds them, what is behind and in front, and how much wax there is."""
+        """Take from `lights`, as data.lights finds them, what is behind and in front, and the wax and its room."""
         self.get_layer("background").begin_with(lights)
-        self.get_layer("blobs").begin_with(lights.area)
+        self.get_layer("blobs").begin_with(lights)
+
+    def set_sizes_of(self, other):
+        """Let blobs be as large as those of another generator."""
+        self.get_layer("blobs").log_radius.assign(other.get_layer("blobs").log_radius)
+
+    def swell(self, share):
+        """Let there be `share` times as much wax."""
+        log_radius = self.get_layer("blobs").log_radius
+        log_radius.assign(log_radius + math.log(share) / 2)
 
 
-def convolve(x, channels, dtype=None, **options):
-    """Features [B, H, W, C] -> [B, H, W, channels], by a convolution that knows where in the frame it is."""
-    return Coordinates(channels, dtype=dtype)(layers.Conv2D(channels, 3, padding="same", dtype=dtype, **options)(x))
-
-
-def activate(x):
-    """Features [B, H, W, C], each pixel normalised by itself, through a non-linearity."""
-    return layers.LeakyReLU(0.2)(layers.RMSNormalization()(x))
+def shade(x, features):
+    """Features [B, H, W, C] -> logits of light [B, H, W, 3], next to none at first, of each pixel by itself."""
+    x = layers.LeakyReLU(0.2)(Coordinates(features)(layers.Dense(features)(x)))
+    return layers.Dense(3, kernel_initializer=small(0.02), dtype="float32")(x)
 
 
 class Blobs(layers.Layer):
-    """Latents [B, Z] -> an arrangement of K blobs [B, 4, K]: their centres x, y, and their radii across and down.
+    """Latents [B, Z] -> an arrangement of K + 1 blobs [B, 4, K + 1]: centres x, y, and radii across and down.
 
-    Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes: wax gets neither more nor less.
-    Each has a home, and rides one of the latent's pairs, the hands of `Transition`, all made nearly of one length: up
-    and down, to begin with. Sideways a network of one hidden layer leads it besides, by all hands. Up and down by all
-    of them, a blob would loiter and dash, as sums do.
+    Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes, in training too: how much wax
+    there is, the footage tells; what is trained finds that more wax makes more change. Each has a home, and rides one
+    of the latent's pairs, the hands of `Transition`, all made nearly of one length: up and down, to begin with.
+    Sideways a network of one hidden layer leads it besides, by all hands. Up and down by all of them, a blob would
+    loiter and dash, as sums do. The last blob lies at rest, flat and low: what others come from, and melt into.
     """
 
     def __init__(self, blobs, **options):
@@ -235,10 +235,12 @@ class Blobs(layers.Layer):
         size = shape[-1]
         self.hand = np.arange(self.blobs) * (size // 2) // self.blobs
         self.home = self.add_weight(shape=(2, self.blobs), initializer=homes, name="home")
-        self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, name="log_radius")
+        self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, trainable=False, name="log_radius")
+        self.room = self.add_weight(shape=(6,), initializer=frame, trainable=False, name="room")
         self.ride = self.add_weight(shape=(2, 2, self.blobs), initializer=upright, name="ride")
+        self.rest = self.add_weight(shape=(4,), initializer=flat, name="rest")
         self.hidden = layers.Dense(4 * size)
-        self.bend = layers.Dense(self.blobs, use_bias=False, kernel_initializer=small(0.2 / math.sqrt(size)))
+        self.bend = layers.Dense(self.blobs, use_bias=False, kernel_initializer=small(0.25 / math.sqrt(size)))
         self.hidden.build((None, size))
         self.bend.build((None, 4 * size))
 
@@ -248,13 +250,35 @@ class Blobs(layers.Layer):
         hands = first / length, second / length
         ridden = sum(ops.take(part, self.hand, axis=-1)[:, None] * self.ride[i] for i, part in enumerate(hands))
         bent = self.bend(ops.leaky_relu(self.hidden(ops.concatenate(hands, axis=-1)), 0.2))
-        place = self.home + ridden + ops.stack([bent, 0 * bent], axis=1)
-        return ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
+        place = self.within(self.home + ridden + ops.stack([bent, 0 * bent], axis=1))
+        moving = ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
+        rest = ops.concatenate([self.rest[:2], ops.exp(self.rest[2:])], axis=0)
+        return ops.concatenate([moving, ops.broadcast_to(rest[:, None], (*ops.shape(moving)[:2], 1))], axis=2)
 
-    def begin_with(self, area):
-        """Let blobs together be of this area, in squares of half a frame."""
-        own = math.pi * ops.sum(ops.exp(ops.sum(self.log_radius, axis=0)))
-        self.log_radius.assign(self.log_radius + ops.log(area / own) / 2)
+    def within(self, place):
+        """Places [B, 2, K] after the glass has pushed back what would be beyond it."""
+        (x, y), (across, down) = ops.unstack(place, axis=1), ops.unstack(ops.exp(self.log_radius) / 2)
+        top, bottom, *sides = (self.room[i] for i in range(6))
+        y = pushed(y, top + down, bottom - down)
+        share = (y - top) / (bottom - top)
+        left, right = (above + share * (below - above) for above, below in (sides[:2], sides[2:]))
+        return ops.stack([pushed(x, left + across, right - across), y], axis=1)
+
+    def begin_with(self, lights):
+        """Take from `lights`, as data.lights finds them, how much wax moves, and where."""
+        self.room.assign(lights.room)
+        own = FULLER * math.pi * ops.sum(ops.exp(ops.sum(self.log_radius, axis=0)))
+        self.log_radius.assign(self.log_radius + ops.log(lights.area / own) / 2)
+
+
+def pushed(place, low, high):
+    """Places that lie beyond low or high, most of the way back: wax flattens where it leans on glass."""
+    return place + LEAN * (ops.minimum(ops.maximum(place, low), high) - place)
+
+
+def frame(shape, dtype=None):
+    """The room for blobs [6] that all of a frame is; see data.Lights."""
+    return ops.convert_to_tensor([-1, 1, -1, -1, 1, 1], dtype)
 
 
 def homes(shape, dtype=None):
@@ -271,21 +295,26 @@ def sizes(shape, dtype=None):
 
 def upright(shape, dtype=None):
     """Initial ways [2, 2, K] from both numbers of a hand to x and y: y by the first."""
-    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0], [0.7]], [[0], [0]]]), shape), dtype)
+    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0], [0.75]], [[0], [0]]]), shape), dtype)
+
+
+def flat(shape, dtype=None):
+    """Initial x, y, and logarithms of radii across and down of the blob at rest [4]."""
+    return ops.convert_to_tensor([0, 0.93, math.log(0.52), math.log(0.12)], dtype)
 
 
 class Splat(layers.Layer):
-    """Blobs [B, 4, K] -> what they are to each pixel of a frame, features [B, size, size, 4 + OWN].
+    """Blobs [B, 4, K] -> what they are to each pixel: cover [B, size, size, 1], shape [B, size, size, 4 + OWN].
 
     A blob weighs exp(s (1 - d^2)) where d is the distance from its centre in radii, and s, trained, says how close
     blobs have to be to become one (Blinn, "A generalization of algebraic surface drawing", 1982). The logarithm of the
     sum of all weights, divided by s, is a height: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from
     all. By its slope it is the distance from the edge (Taubin, "Distance approximations for rasterizing implicit
-    curves", 1994).
+    curves", 1994). So cover says how much of a pixel is covered, from 0 to 1: an edge is as sharp as pixels allow.
 
-    The first feature is the height. The second says how much of the pixel is covered, from -1 to 1: an edge is as sharp
-    as pixels allow. The next two are how far right and down of the blobs' centres the pixel lies, in radii, the mean by
-    their weights: which way a round thing faces there. The others are the mean of trained vectors, one of each blob.
+    The first feature of shape is the height. The next three say where a round thing faces there, as a vector of length
+    1: right and down, how far from the blobs' centres the pixel lies, in radii, the mean by their weights; and what is
+    left of that length, towards the camera. The others are the mean of trained vectors, one of each blob.
 
     A weight being a product of a function of x and one of y, the sums over blobs are products of small matrices. Blobs
     are seen through pixels, as blurred by a Gaussian of the width of one: too small a blob fades instead of flickering.
@@ -317,10 +346,11 @@ class Splat(layers.Layer):
         height = ops.log(beyond) / sharpness
         steep = [total(row, column * u / across), total(row * v / down, column)]
         slope = ops.sqrt(4 * sum(ops.square(part / beyond) for part in steep) + 1)  # 1: of one blob beyond all
-        cover = ops.clip(height / slope * self.size, -1, 1)
-        means = ops.concatenate([total(row, column * u)[..., None], total(row * v, column)[..., None],
-                                 ops.reshape(total(row, own), (-1, self.size, self.size, OWN))], axis=-1)
-        return ops.concatenate([height[..., None], cover[..., None], means / (weight[..., None] + 1)], axis=-1)
+        cover = 0.5 * (1 + ops.clip(height / slope * self.size, -1, 1))
+        right, down = total(row, column * u) / beyond, total(row * v, column) / beyond
+        toward = ops.sqrt(ops.relu(1 - ops.square(right) - ops.square(down)) + 0.01)  # of which the slope is finite
+        own = ops.reshape(total(row, own), (-1, self.size, self.size, OWN)) / (weight[..., None] + 1)
+        return cover[..., None], ops.concatenate([ops.stack([height, right, down, toward], axis=-1), own], axis=-1)
 
     def profile(self, place, radius, sharpness):
         """How far each row or column of pixels is from blobs [B, K, 1], in radii as seen, and how much it has of them.
@@ -449,35 +479,31 @@ def logits(picture):
 
 
 class Scene(Background):
-    """Two pictures of logits [B, H, W, 6], and a `Splat` of blobs -> frames [B, H, W, 3] in 0..1, and what is hidden.
+    """Two pictures of logits [B, H, W, 3] and a cover [B, H, W, 1] -> frames [B, H, W, 3] in 0..1, and what is hidden.
 
-    The first picture is what is behind, the second what is seen where the splat covers it. A pixel at an edge has the
-    light of both, by how much of it is covered, as in a camera (Porter and Duff, "Compositing digital images", 1984):
-    an edge that moves is the same edge. Each is drawn on top of a picture of its own.
+    The first picture is what is behind, the second what is seen where that is covered. A pixel at an edge has the light
+    of both, by how much of it is covered, as in a camera (Porter and Duff, "Compositing digital images", 1984): an edge
+    that moves is the same edge. Each is drawn on top of a picture of its own.
 
-    Comes with it how far what nobody sees is from what is seen there at other times [B]: what is behind where it is
-    covered, and what is in front where it is not; the squared difference, averaged over a frame. Else there is wax
-    behind wax, or liquid in front of liquid, and it shows at the edges.
+    Comes with it how far what nobody sees of the second picture, as it covers nothing there, is from what is seen there
+    at other times [B]: the squared difference, averaged over a frame. Else there is liquid in front of liquid, and it
+    shows at the edges.
     """
 
     def build(self, shapes):
-        (*size, channels), _ = shapes
-        super().build((*size, channels // 2))
+        super().build(shapes[0])
         self.front = self.add_weight(shape=self.picture.shape, initializer=keras.initializers.Constant(2),
                                      trainable=False, name="front")
 
     def call(self, inputs):
-        pictures, splat = inputs
+        *pictures, cover = inputs
         behind, front = self.light(pictures)
-        cover = 0.5 * (1 + splat[..., 1:2])
-        covered = ops.stop_gradient(cover)
-        hidden = (covered * ops.square(behind - ops.sigmoid(self.picture))
-                  + (1 - covered) * ops.square(front - ops.sigmoid(self.front)))
+        hidden = (1 - ops.stop_gradient(cover)) * ops.square(front - ops.sigmoid(self.front))
         return behind + cover * (front - behind), ops.mean(hidden, axis=(1, 2, 3))
 
     def light(self, pictures):
         """What is behind and what is in front, [B, H, W, 3] in 0..1."""
-        behind, front = ops.split(pictures, 2, axis=-1)
+        behind, front = pictures
         return ops.sigmoid(self.on(self.picture, behind)), ops.sigmoid(self.on(self.front, front))
 
     def begin_with(self, lights):

@@ -18,6 +18,8 @@ METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/dista
 PENALISED = 4  # clips of a batch under each gradient penalty: of all it would cost as much as the rest of a step
 SAMPLES = 8  # lamps drawn for TensorBoard
 PAST = 16  # sequences before a step's own to which its latents are compared: by then they are to be forgotten
+CALIBRATED = 4  # places in time at which each lamp is drawn to calibrate them; a sequence lies between two
+LUMA = np.float32([0.299, 0.587, 0.114])  # how light red, green and blue are to the eye
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
 
@@ -55,6 +57,7 @@ class Trainer:
         normals = tf.random.stateless_normal((config.chains, config.latent_size), [config.seed, -1])
         self.lags = lags(config.seq_len)
         self.pace = tf.Variable(tf.ones((len(self.lags), config.latent_size)), trainable=False)
+        self.footage = tf.Variable(tf.zeros(3), trainable=False)  # its light, that behind all things, a step's change
         self.state = [tf.Variable(part) for part in self.transition.initial(normals)]
         shape = (config.chains, PAST * config.seq_len, config.latent_size)
         self.past = tf.Variable(tf.random.stateless_normal(shape, [config.seed, -3]))
@@ -62,15 +65,21 @@ class Trainer:
         self.resuming = tf.train.Checkpoint(
             generator=self.generator, transition=self.transition, discriminator=self.discriminator,
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
-            step=self.step, seconds=self.seconds, state=self.state, past=self.past, pace=self.pace)
+            step=self.step, seconds=self.seconds, state=self.state, past=self.past, pace=self.pace,
+            footage=self.footage)
 
     def sizes(self):
         """How many weights each network has, in words."""
         return ", ".join(f"{network.name} {network.count_params():,}" for network in
                          (self.generator, self.transition, self.discriminator)) + " weights"
 
-    def begin_with(self, lights, pace):
-        """Let the generator start from the footage's `lights`, and the states move at its `pace`, by lag; see data."""
+    def begin_with(self, lights, pace, change):
+        """Let the generator start from the footage's `lights`, and the states move at its `pace`, by lag; see data.
+
+        `change` is what playing weights are calibrated by, besides the lights.
+        """
+        light, behind = (picture.mean((0, 1)) @ LUMA for picture in (lights.mean, lights.behind))
+        self.footage.assign([light, behind, change])
         # A hand that is k times as fast as others is like itself at a time as they are at k times that. Where that is
         # how a Gaussian falls, it is what they have to the power of k^2.
         own = np.tile(own_speeds(self.config.latent_size // 2), 2)
@@ -329,6 +338,39 @@ class Trainer:
             _, _, state = self.average["transition"].roll(tf.random.stateless_normal(shape, seed), state)
             self.average["generator"](state[0], training=True)
 
+    def calibrate(self):
+        """Let the averaged lamp be as light as the footage, and change as much in a step.
+
+        Both come out of a training a few percent off. Wax gives light as it covers, and covers as the square of its
+        radii; a lamp changes as much as it is fast. That is nearly so: hence twice. It begins with what is trained
+        each time, so that a run that was stopped ends as one that was not.
+        """
+        generator, transition = self.average["generator"], self.average["transition"]
+        generator.set_sizes_of(self.generator)
+        transition.pace.assign(self.transition.pace)
+        light, behind, change = self.footage.numpy()
+        for _ in range(2):
+            drawn_light, drawn_change = self.measure().numpy()
+            generator.swell(within_reason(light - behind, drawn_light - behind))
+            transition.pace.assign(transition.pace * within_reason(change, drawn_change))
+
+    @tf.function
+    def measure(self):
+        """The averaged lamp's light and its change in a step, [2] in 0..1, on states that its own lamps run through."""
+        generator, transition, config = self.average["generator"], self.average["transition"], self.config
+        shape = (config.chains, CALIBRATED * config.seq_len, config.latent_size)
+        latents, _, _ = transition.roll(tf.random.stateless_normal(shape, self.seeds(1)[0]), tuple(self.state))
+        pairs = tf.stack([latents[:, i::config.seq_len] for i in (0, 1)], axis=2)
+        n = math.gcd(config.chains * CALIBRATED, SAMPLES)
+        pairs = tf.reshape(pairs, (-1, 2 * n, config.latent_size))
+
+        def look(some):
+            frames = tf.reshape(generator(some, training=False), (n, 2, -1, 3))
+            light = tf.reduce_sum(LUMA * tf.reduce_mean(frames, axis=(0, 1, 2)))
+            return tf.stack([light, tf.reduce_mean(tf.abs(frames[:, 1] - frames[:, 0]))])
+
+        return tf.reduce_mean(tf.map_fn(look, pairs), axis=0)
+
     @tf.function
     def sample(self):
         """New lamps, the same ones each time: (latents [N, 5, Z], frames [SAMPLES, 5, H, W, 3]) at SAMPLE_STEPS."""
@@ -347,6 +389,8 @@ class Trainer:
         if not checkpoints.exists(prefix):
             if self.config.generator_norm == "batch":
                 self.refresh_statistics()
+            if self.config.blobs and self.config.background and self.config.pace:
+                self.calibrate()
             checkpoints.write(self.playing, prefix)
 
     def save_state(self, run):
@@ -367,6 +411,11 @@ class Trainer:
         state = checkpoints.find_state(run)
         checkpoints.sweep(run)
         checkpoints.read(self.resuming, state)
+
+
+def within_reason(wanted, found):
+    """By what to multiply `found` for it to be `wanted`: a tenth more or less at most, as then more is wrong."""
+    return min(1.1, max(0.9, wanted / found)) if found else 1.0
 
 
 def check_parts(config, devices):

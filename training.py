@@ -69,7 +69,7 @@ def train(config, frames, run=None, strategy=None):
                            int(trainer.step), trainer.rows())
     if not run:
         pace = data.pace(frames, config.every_nth, trainer.lags, config.pace)
-        trainer.begin_with(data.lights(frames), pace)
+        trainer.begin_with(data.lights(frames), pace, data.change(frames, config.every_nth))
     agree(trainer.strategy, f"{dataclasses.replace(config, data_dir='')} {int(trainer.step)}")
     if trainer.chief:
         if not run:

@@ -69,20 +69,20 @@ def main():
 def draw(generator, transition):
     """Clips of lamps on their way: LAMPS x CLIPS x 3 frames.
 
-    Returns (arrangement [N, 4, K], what is behind and in front [N, 64, 64, 3] in 0..255, cover [N, 64, 64, 1] in 0..1,
-    sharpness).
+    Returns (arrangement [N, 4, K] but for the blob at rest, as the simulated lamp paints a pool of its own; what is
+    behind and in front [N, 64, 64, 3] in 0..255, cover [N, 64, 64, 1] in 0..1, sharpness).
     """
     rng, size = np.random.default_rng(0), transition.state_size[0]
     normals = rng.standard_normal((LAMPS, rollout.BURN_IN + CLIPS * APART, size), np.float32)
     latents = transition.roll(normals, transition.initial(normals[:, 0]))[0].numpy()[:, rollout.BURN_IN:]
     latents = latents.reshape(LAMPS, CLIPS, APART, size)[:, :, :3].reshape(-1, size)
     scene, blobs = generator.get_layer("background"), generator.get_layer("blobs")
-    splats = [layer for layer in generator.layers if isinstance(layer, Splat)]
+    splat = next(layer for layer in generator.layers if isinstance(layer, Splat))
     look = keras.Model(generator.input, [blobs.output, *scene.input])
     found = [[np.asarray(part) for part in look(some)] for some in np.array_split(latents, len(latents) // 256)]
-    arrangement, pictures, splat = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    arrangement, *pictures, cover = (np.concatenate(parts) for parts in zip(*found, strict=True))
     behind, front = (255 * keras.ops.convert_to_numpy(part) for part in scene.light(pictures))
-    return arrangement, behind, front, (1 + splat[..., 1:2]) / 2, float(np.exp(splats[-1].log_sharpness))
+    return arrangement[..., :-1], behind, front, cover, float(np.exp(splat.log_sharpness))
 
 
 def to_wax(arrangement):

@@ -84,7 +84,8 @@ def run(tmp_path_factory, small):
     run = tmp_path_factory.mktemp("played") / "logs" / "20220104-213105"
     run.mkdir(parents=True)
     trainer = Trainer(Config(**small, noise=0.1))
-    trainer.average["transition"].begin_with(0.05)
+    for transition in trainer.transition, trainer.average["transition"]:
+        transition.begin_with(0.05)
     [*_, kernel] = [v for v in trainer.average["generator"].trainable_variables if v.path.endswith("kernel")]
     kernel.assign(10 * kernel)
     trainer.config.save(run / "config.json")

@@ -349,5 +349,21 @@ def test_lights_are_told_apart_pixel_by_pixel(tmp_path, things):
     np.testing.assert_allclose(seen.front[4:] * 255, front[4:], atol=0.5)
     np.testing.assert_allclose(seen.front[:4], seen.mean[:4], atol=1e-6)
     np.testing.assert_allclose(seen.moving, np.broadcast_to(np.arange(8)[:, None, None] >= 4, (8, 8, 1)))
+    assert seen.room == pytest.approx((0, 1, -1, -1, 1, 1), abs=1e-6), "the lower half"
     # In half of a frame, which is 2 of the 4 squares, discs cover three tenths.
     assert 1 - np.exp(-seen.area / 2) == pytest.approx(0.3, abs=0.01)
+
+
+def test_change_is_that_of_one_step_of_the_model(tmp_path):
+    frames = np.zeros((100, 4, 4, 3), np.uint8)
+    frames[:, :2] = np.arange(100)[:, None, None, None]  # half of each frame is one level lighter than the one before
+    np.save(tmp_path / "film.npy", frames)
+    assert data.change(tmp_path / "film.npy", 6) == pytest.approx(3 / 255)
+
+
+def test_the_room_is_the_trapezoid_of_what_moves():
+    y, x = np.mgrid[:64, :64] / 32 - 1 + 1 / 64
+    glass = (y > -0.75) & (y < 0.5) & (np.abs(x - 0.1) < 0.5 + 0.2 * y)
+    assert data.room(glass) == pytest.approx((-0.75, 0.5, -0.25, -0.5, 0.45, 0.7), abs=0.02)
+    for whole in np.zeros((8, 8), bool), np.ones((8, 8), bool):
+        assert data.room(whole) == pytest.approx((-1, 1, -1, -1, 1, 1))

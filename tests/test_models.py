@@ -9,6 +9,7 @@ import pytest
 from config import PRESETS, Config
 from data import Lights
 from models import (
+    FULLER,
     OWN,
     WAVER,
     Background,
@@ -69,11 +70,11 @@ def test_generators_of_every_kind_are_smooth_functions_of_the_latent(values):
 
 
 def splat(*blobs, size=32):
-    """What blobs (x, y, across, down) are to pixels: height and cover [H, W], way right and down, own features."""
+    """What blobs (x, y, across, down) are to pixels: height and cover [H, W], where they face, own features."""
     keras.utils.set_random_seed(0)
-    features = numpy(Splat(size)(np.float32(blobs).T[None]))[0]
-    assert features.shape == (size, size, 4 + OWN)
-    return features[..., 0], features[..., 1], features[..., 2:4], features[..., 4:]
+    cover, shape = (numpy(part)[0] for part in Splat(size)(np.float32(blobs).T[None]))
+    assert cover.shape == (size, size, 1) and shape.shape == (size, size, 4 + OWN)
+    return shape[..., 0], cover[..., 0], shape[..., 1:4], shape[..., 4:]
 
 
 def test_a_blob_is_moved_by_a_number():
@@ -88,46 +89,48 @@ def test_a_blob_is_as_large_as_it_says():
     assert height[0, 0] < -1.9
     assert (height[16] > 0).sum() == pytest.approx(0.5 * 32, abs=2)
     assert (height[:, 16] > 0).sum() == pytest.approx(0.25 * 32, abs=2)
-    np.testing.assert_array_equal(cover > 0, height > 0)
+    np.testing.assert_array_equal(cover > 0.5, height > 0)
 
 
 @pytest.mark.parametrize("radius", [0.15, 0.3, 0.6])
 def test_the_edge_of_a_blob_is_sharp_whatever_its_size(radius):
     cover = splat((0, 0, radius, radius), size=64)[1]
-    assert 1 <= (np.abs(cover[32]) < 0.7).sum() / 2 <= 2, "pixels on either side"
-    assert cover[32, 32] > 0.95 and cover[0, 0] < -0.95
+    assert 1 <= (np.abs(cover[32] - 0.5) < 0.35).sum() / 2 <= 2, "pixels on either side"
+    assert cover[32, 32] > 0.975 and cover[0, 0] < 0.025
 
 
-def test_a_blob_faces_away_from_its_centre():
+def test_a_blob_faces_away_from_its_centre_and_in_its_middle_the_camera():
     _, cover, facing, _ = splat((0, 0, 0.5, 0.25))
-    inside, (right, down) = cover > 0.5, np.moveaxis(facing, -1, 0)
+    inside, (right, down, toward) = cover > 0.75, np.moveaxis(facing, -1, 0)
     y, x = np.mgrid[:32, :32] - 15.5
     assert (np.sign(right) == np.sign(x))[inside].all() and (np.sign(down) == np.sign(y))[inside].all()
     assert right[16, 23] == pytest.approx(-right[16, 8], abs=1e-4)
     assert right[16, 22] == pytest.approx(down[19, 16], rel=0.15), "as far from the middle, in radii"
-    assert np.abs(facing[cover < -0.99]).max() < 0.5 < right.max() < 1
+    np.testing.assert_allclose((facing**2).sum(-1)[inside], 1, atol=0.02)
+    assert toward[16, 16] > 0.97 > 0.6 > toward[inside].min()
+    assert facing[0, 0] == pytest.approx([0, 0, 1], abs=0.02), "where there is no thing"
 
 
 def test_blobs_that_are_close_are_one_and_those_too_small_to_see_are_none():
     far, close = (splat((-x, 0, 0.3, 0.3), (x, 0, 0.3, 0.3))[1] for x in (0.5, 0.29))
-    assert far[16, 16] < 0 < close[16, 16]
-    assert splat((1 / 32, 1 / 32, 0.005, 0.005))[1].max() < 0
+    assert far[16, 16] < 0.5 < close[16, 16]
+    assert splat((1 / 32, 1 / 32, 0.005, 0.005))[1].max() < 0.5
 
 
 def test_before_training_there_is_light_where_the_latent_leads_a_blob():
     keras.utils.set_random_seed(0)
     generator, latents = make_generator(Config(blobs=32, width=4, background=False)), normal(4, 64)
     blobs = numpy(generator.get_layer("blobs")(latents))
-    frames, covered = numpy(generator(latents)).mean(-1), numpy(Splat(64)(blobs))[..., 1]
-    assert 0.05 < (covered > 0).mean() < 0.6
-    assert frames[covered > 0.9].min() > frames[covered < -0.9].max()
+    frames, covered = numpy(generator(latents)).mean(-1), numpy(Splat(64)(blobs)[0])[..., 0]
+    assert 0.05 < (covered > 0.5).mean() < 0.6
+    assert frames[covered > 0.95].min() > frames[covered < 0.05].max()
 
 
 def test_an_edge_has_the_light_of_both_sides_and_what_never_moves_none_of_either():
     scene, background = Scene(still=True), Background(still=True)
-    pictures, cover = normal(2, 8, 8, 6), np.zeros((2, 8, 8, 4 + OWN), "float32")
-    cover[:, :, :2, 1], cover[:, :, 2:5, 1], cover[:, :, 5:, 1] = -1, 0.5, 1
-    scene.build((pictures.shape, cover.shape))
+    pictures, cover = normal(2, 2, 8, 8, 3), np.zeros((2, 8, 8, 1), "float32")
+    cover[:, :, 2:5], cover[:, :, 5:] = 0.75, 1
+    scene.build((*(picture.shape for picture in pictures), cover.shape))
     background.build((None, 8, 8, 3))
     moving = np.ones((8, 8, 1))
     moving[:4] = 0
@@ -135,35 +138,58 @@ def test_an_edge_has_the_light_of_both_sides_and_what_never_moves_none_of_either
     dark[:4] = bright[:4] = mean[:4]
     scene.begin_with(Lights(mean, dark, bright, moving, 1))
 
-    def drawn(light, some):
+    def drawn(light, picture):
         background.begin_with(Lights(light, dark, bright, moving, 1))
-        return numpy(keras.ops.sigmoid(background(pictures[..., some])))
+        return numpy(keras.ops.sigmoid(background(picture)))
 
-    behind, front = drawn(dark, slice(3)), drawn(bright, slice(3, 6))
-    frames, hidden = (numpy(part) for part in scene([pictures, cover]))
+    behind, front = drawn(dark, pictures[0]), drawn(bright, pictures[1])
+    frames, hidden = (numpy(part) for part in scene([*pictures, cover]))
     np.testing.assert_allclose(frames[:, :, :2], behind[:, :, :2], atol=1e-6)
     np.testing.assert_allclose(frames[:, :, 2:5], (behind + 3 * front)[:, :, 2:5] / 4, atol=1e-6)
     np.testing.assert_allclose(frames[:, :, 5:], front[:, :, 5:], atol=1e-6)
     np.testing.assert_allclose(frames[:, :4], np.broadcast_to(mean[:4], (2, 4, 8, 3)), atol=1e-6)
     np.testing.assert_array_equal(frames[0, :4], frames[1, :4])
-    covered = (1 + cover[..., 1:2]) / 2
-    unseen = covered * (behind - dark) ** 2 + (1 - covered) * (front - bright) ** 2
-    np.testing.assert_allclose(hidden, unseen.mean((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(hidden, ((1 - cover) * (front - bright) ** 2).mean((1, 2, 3)), rtol=1e-4)
+
+
+def test_what_is_behind_a_thing_is_not_known():
+    keras.utils.set_random_seed(0)
+    generator, latents = make_generator(dataclasses.replace(SMALL, img_size=32)), normal(40, 16)
+    scene = generator.get_layer("background")
+    behind, front, cover = (numpy(part) for part in keras.Model(generator.input, scene.input)(latents))
+    y, x = np.nonzero((cover[..., 0] == 1).mean(0) > 0.2)
+    covered = [cover[:, i, j, 0] == 1 for i, j in zip(y, x, strict=True)]
+    assert max(np.ptp(behind[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)) < 1e-5
+    assert min(np.ptp(front[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)) > 1e-4
+    assert np.ptp(behind, axis=0).max() > 1e-3, "where nothing covers it, it is lit by what is near"
 
 
 def test_blobs_begin_with_the_area_of_what_moves_and_ride_a_hand_each():
     keras.utils.set_random_seed(0)
     layer = Blobs(5)
     layer.build((None, 20))
-    layer.begin_with(0.5)
-    _, _, across, down = np.moveaxis(numpy(layer(normal(1, 20)))[0], 0, 0)
-    assert (np.pi * across * down).sum() == pytest.approx(0.5)
+    layer.begin_with(Lights(None, None, None, None, 0.5))
+    _, _, across, down = numpy(layer(normal(1, 20)))[0, :, :5]
+    assert (np.pi * across * down).sum() == pytest.approx(0.5 / FULLER)
     latents = normal(512, 20)
     other = latents.copy()
     other[:, [4, 14]] = normal(512, 2, seed=1)  # the fifth hand of ten, which the third blob of five rides
     x, y = np.moveaxis(numpy(layer(other) - layer(latents))[:, :2], 1, 0)
     assert (np.abs(y).max(0) > 1e-4).nonzero()[0].tolist() == [2] and np.abs(y).max() > 0.7
-    assert 1e-3 < np.abs(x).mean() < 0.1, "sideways all are led by all"
+    assert 1e-3 < np.abs(x[:, :5]).mean() < 0.1, "sideways all are led by all"
+
+
+def test_the_glass_pushes_back_what_leans_on_it():
+    layer = Blobs(3)
+    layer.build((None, 12))
+    layer.begin_with(Lights(None, None, None, None, 0.1, (-0.8, 0.8, -0.4, -0.6, 0.4, 0.6)))
+    layer.log_radius.assign(np.log(np.full((2, 3), 0.2)))
+    within, beyond = np.float32([[0.1, 0.45, -0.47], [-0.65, 0.6, 0.65]]), np.float32([[0, 0.9, -1], [-0.9, 0, 0.8]])
+    np.testing.assert_allclose(layer.within(within[None])[0], within, atol=1e-6)
+    x, y = numpy(layer.within(beyond[None]))[0]
+    np.testing.assert_allclose(y, [-0.7 - 0.3 * 0.2, 0, 0.7 + 0.3 * 0.1], atol=1e-6)
+    np.testing.assert_allclose(x[:2], [0, 0.4 + 0.3 * 0.5], atol=1e-6)
+    assert -0.65 < x[2] < -0.6, "wider below"
 
 
 def test_sharpness_says_how_thick_a_neck_between_two_blobs_is():
@@ -171,11 +197,21 @@ def test_sharpness_says_how_thick_a_neck_between_two_blobs_is():
         layer, blobs = Splat(64), np.float32([(-0.4, 0, 0.4, 0.4), (0.4, 0, 0.4, 0.4)]).T[None]
         layer.build(blobs.shape)
         layer.log_sharpness.assign(np.log(sharpness))
-        cover = numpy(layer(blobs))[0, ..., 1]
-        return (cover[:, 32] > 0).sum(), (cover[:, 45] > 0).sum()
+        cover = numpy(layer(blobs)[0])[0, ..., 0]
+        return (cover[:, 32] > 0.5).sum(), (cover[:, 45] > 0.5).sum()
 
     (thick, high), (thin, as_high) = neck(2), neck(8)
     assert thin < thick / 1.5 and as_high == pytest.approx(high, abs=1), "the middle of a blob is as it was"
+
+
+def test_one_more_blob_lies_at_rest_below_all_others():
+    keras.utils.set_random_seed(0)
+    arrangement = numpy(Blobs(5)(normal(100, 20)))
+    assert arrangement.shape == (100, 4, 6)
+    rest = arrangement[..., 5]
+    np.testing.assert_array_equal(rest, rest[:1].repeat(100, 0))
+    x, y, across, down = rest[0]
+    assert x == 0 and across > 3 * down and y > np.quantile(arrangement[:, 1, :5], 0.9)
 
 
 def test_coordinates_are_two_channels_more_of_a_convolution():
@@ -287,7 +323,7 @@ def test_a_blob_keeps_its_size_and_is_led_by_a_hand_up_and_down():
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     latents = 0.01 * normal(60, 16)
     latents[:, 2], latents[:, 10] = (1.2 * wave for wave in (np.cos(angle), np.sin(angle)))
-    x, y, across, down = np.moveaxis(numpy(lead(latents)), 1, 0)
+    x, y, across, down = np.moveaxis(numpy(lead(latents))[..., :4], 1, 0)
     assert (across == across[:1]).all() and (down == down[:1]).all()
     assert [round(float(np.ptp(blob)), 1) for blob in y.T] == pytest.approx([0.1, 1.5, 0.1, 0.1], abs=0.11)
     assert np.ptp(x, axis=0).max() < 0.5
