@@ -193,7 +193,7 @@ def change(cache, every_nth):
     """
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     before, after = frames[:-every_nth], frames[every_nth:]
-    places = range(0, len(before), math.ceil(len(before) / 2000) or 1)
+    places = range(0, len(before), math.ceil(len(before) / 2000))
     return float(np.mean([cv2.absdiff(before[i], after[i]).mean() for i in places])) / 255
 
 

@@ -201,15 +201,6 @@ class BlobGenerator(keras.Model):
         self.get_layer("background").begin_with(lights)
         self.get_layer("blobs").begin_with(lights)
 
-    def set_sizes_of(self, other):
-        """Let blobs be as large as those of another generator."""
-        self.get_layer("blobs").log_radius.assign(other.get_layer("blobs").log_radius)
-
-    def swell(self, share):
-        """Let there be `share` times as much wax."""
-        log_radius = self.get_layer("blobs").log_radius
-        log_radius.assign(log_radius + math.log(share) / 2)
-
 
 def shade(x, features):
     """Features [B, H, W, C] -> logits of light [B, H, W, 3], next to none at first, of each pixel by itself."""
@@ -268,7 +259,11 @@ class Blobs(layers.Layer):
         """Take from `lights`, as data.lights finds them, how much wax moves, and where."""
         self.room.assign(lights.room)
         own = FULLER * math.pi * ops.sum(ops.exp(ops.sum(self.log_radius, axis=0)))
-        self.log_radius.assign(self.log_radius + ops.log(lights.area / own) / 2)
+        self.swell(lights.area / own)
+
+    def swell(self, share):
+        """Let blobs that move together have `share` times their area."""
+        self.log_radius.assign(self.log_radius + ops.log(share) / 2)
 
 
 def pushed(place, low, high):

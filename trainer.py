@@ -19,7 +19,6 @@ PENALISED = 4  # clips of a batch under each gradient penalty: of all it would c
 SAMPLES = 8  # lamps drawn for TensorBoard
 PAST = 16  # sequences before a step's own to which its latents are compared: by then they are to be forgotten
 CALIBRATED = 4  # places in time at which each lamp is drawn to calibrate them; a sequence lies between two
-LUMA = np.float32([0.299, 0.587, 0.114])  # how light red, green and blue are to the eye
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
 
@@ -78,8 +77,7 @@ class Trainer:
 
         `change` is what playing weights are calibrated by, besides the lights.
         """
-        light, behind = (picture.mean((0, 1)) @ LUMA for picture in (lights.mean, lights.behind))
-        self.footage.assign([light, behind, change])
+        self.footage.assign([luma(lights.mean), luma(lights.behind), change])
         # A hand that is k times as fast as others is like itself at a time as they are at k times that. Where that is
         # how a Gaussian falls, it is what they have to the power of k^2.
         own = np.tile(own_speeds(self.config.latent_size // 2), 2)
@@ -345,13 +343,14 @@ class Trainer:
         radii; a lamp changes as much as it is fast. That is nearly so: hence twice. It begins with what is trained
         each time, so that a run that was stopped ends as one that was not.
         """
-        generator, transition = self.average["generator"], self.average["transition"]
-        generator.set_sizes_of(self.generator)
+        trained, blobs = (network.get_layer("blobs") for network in (self.generator, self.average["generator"]))
+        transition = self.average["transition"]
+        blobs.log_radius.assign(trained.log_radius)
         transition.pace.assign(self.transition.pace)
         light, behind, change = self.footage.numpy()
         for _ in range(2):
             drawn_light, drawn_change = self.measure().numpy()
-            generator.swell(within_reason(light - behind, drawn_light - behind))
+            blobs.swell(within_reason(light - behind, drawn_light - behind))
             transition.pace.assign(transition.pace * within_reason(change, drawn_change))
 
     @tf.function
@@ -366,8 +365,7 @@ class Trainer:
 
         def look(some):
             frames = tf.reshape(generator(some, training=False), (n, 2, -1, 3))
-            light = tf.reduce_sum(LUMA * tf.reduce_mean(frames, axis=(0, 1, 2)))
-            return tf.stack([light, tf.reduce_mean(tf.abs(frames[:, 1] - frames[:, 0]))])
+            return tf.stack([luma(frames), tf.reduce_mean(tf.abs(frames[:, 1] - frames[:, 0]))])
 
         return tf.reduce_mean(tf.map_fn(look, pairs), axis=0)
 
@@ -411,6 +409,11 @@ class Trainer:
         state = checkpoints.find_state(run)
         checkpoints.sweep(run)
         checkpoints.read(self.resuming, state)
+
+
+def luma(frames):
+    """How light frames [..., 3] in 0..1 are to the eye, on average."""
+    return tf.reduce_mean(tf.image.rgb_to_grayscale(tf.cast(frames, "float32")))
 
 
 def within_reason(wanted, found):
