@@ -115,7 +115,7 @@ def test_a_lamp_of_128_pixels_trains_resumes_plays_and_is_exported(footage, smal
     monkeypatch.setattr(export, "PAGE", footage / "page")
     (footage / "page").mkdir()
     (footage / "page" / "index.html").touch()
-    assert export.export(run / "weights.2", footage / "lamp") < 1e-5
+    assert export.export(run / "weights.2", footage / "lamp") < 1e-4
 
 
 @contextlib.contextmanager
