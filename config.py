@@ -54,7 +54,8 @@ class Config:
                               "things have left their places, a state when they are elsewhere; 0: as fast as they will",
                         group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
-    blobs: int = param(16, "blobs that the generator arranges and draws pixel by pixel; 0: it is made of convolutions",
+    blobs: int = param(16, "blobs that the generator arranges and draws pixel by pixel, each on a way of its own if "
+                           "they are at most half of --latent_size; 0: it is made of convolutions",
                        group="networks", low=0)
     generator_norm: str = param("rms", "with --blobs 0, how activations are normalised: 'rms' each pixel by itself, "
                                        "'batch' over the batch", group="networks", choices=("rms", "batch"))

@@ -21,6 +21,7 @@ from keras import layers, ops
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
 OWN = 8  # features of a blob of its own
 FULLER = 1.05  # how much more blobs cover than discs of their size, as they melt
+SHARPNESS = 1.75  # of the union of blobs: lower, and they flow together from farther off; trained, it falls too low
 LEAN = 0.7  # of the way back that a blob is pushed which leans on the glass
 WAVER = 0.3  # deviation of a hand's speed, as a share of it
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
@@ -212,10 +213,10 @@ class Blobs(layers.Layer):
     """Latents [B, Z] -> an arrangement of K + 1 blobs [B, 4, K + 1]: centres x, y, and radii across and down.
 
     Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes, in training too: how much wax
-    there is, the footage tells; what is trained finds that more wax makes more change. Each has a home, and rides one
-    of the latent's pairs, the hands of `Transition`, all made nearly of one length: up and down, to begin with.
-    Sideways a network of one hidden layer leads it besides, by all hands. Up and down by all of them, a blob would
-    loiter and dash, as sums do. The last blob lies at rest, flat and low: what others come from, and melt into.
+    there is, the footage tells; what is trained finds that more wax makes more change. Each has a home, and rides two
+    of the latent's pairs, the hands of `Transition`, all made nearly of one length: one from side to side, and one up
+    and down. Led by all hands, as by a network, it would loiter and dash, as sums do. The last blob lies at rest, flat
+    and low: what others come from, and melt into.
     """
 
     def __init__(self, blobs, **options):
@@ -224,24 +225,20 @@ class Blobs(layers.Layer):
 
     def build(self, shape):
         size = shape[-1]
-        self.hand = np.arange(self.blobs) * (size // 2) // self.blobs
+        sideways = np.arange(self.blobs) * (size // 2) // self.blobs
+        self.hands = np.stack([sideways, (sideways + 1) % (size // 2)])  # of many blobs, some share one, but not both
         self.home = self.add_weight(shape=(2, self.blobs), initializer=homes, name="home")
         self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, trainable=False, name="log_radius")
         self.room = self.add_weight(shape=(6,), initializer=frame, trainable=False, name="room")
-        self.ride = self.add_weight(shape=(2, 2, self.blobs), initializer=upright, name="ride")
+        self.ride = self.add_weight(shape=(2, 2, self.blobs), initializer=ways, name="ride")
         self.rest = self.add_weight(shape=(4,), initializer=flat, name="rest")
-        self.hidden = layers.Dense(4 * size)
-        self.bend = layers.Dense(self.blobs, use_bias=False, kernel_initializer=small(0.25 / math.sqrt(size)))
-        self.hidden.build((None, size))
-        self.bend.build((None, 4 * size))
 
     def call(self, latents):
         first, second = ops.split(latents, 2, axis=-1)
         length = ops.sqrt((1 + ops.square(first) + ops.square(second)) / 2)
         hands = first / length, second / length
-        ridden = sum(ops.take(part, self.hand, axis=-1)[:, None] * self.ride[i] for i, part in enumerate(hands))
-        bent = self.bend(ops.leaky_relu(self.hidden(ops.concatenate(hands, axis=-1)), 0.2))
-        place = self.within(self.home + ridden + ops.stack([bent, 0 * bent], axis=1))
+        ridden = sum(ops.take(part, self.hands, axis=-1) * self.ride[i] for i, part in enumerate(hands))
+        place = self.within(self.home + ridden)
         moving = ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
         rest = ops.concatenate([self.rest[:2], ops.exp(self.rest[2:])], axis=0)
         return ops.concatenate([moving, ops.broadcast_to(rest[:, None], (*ops.shape(moving)[:2], 1))], axis=2)
@@ -278,7 +275,7 @@ def frame(shape, dtype=None):
 
 def homes(shape, dtype=None):
     """Initial homes [2, K]: side by side, halfway up."""
-    beside = keras.initializers.RandomUniform(-0.4, 0.4)((1, shape[1]), dtype)
+    beside = keras.initializers.RandomUniform(-0.3, 0.3)((1, shape[1]), dtype)
     return ops.concatenate([beside, 0 * beside], axis=0)
 
 
@@ -288,9 +285,9 @@ def sizes(shape, dtype=None):
     return ops.stack([radius, radius])
 
 
-def upright(shape, dtype=None):
-    """Initial ways [2, 2, K] from both numbers of a hand to x and y: y by the first."""
-    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0], [0.75]], [[0], [0]]]), shape), dtype)
+def ways(shape, dtype=None):
+    """Initial ways [2, 2, K] by both numbers of the hands for x and y: by the first."""
+    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0.25], [0.75]], [[0], [0]]]), shape), dtype)
 
 
 def flat(shape, dtype=None):
@@ -301,11 +298,11 @@ def flat(shape, dtype=None):
 class Splat(layers.Layer):
     """Blobs [B, 4, K] -> what they are to each pixel: cover [B, size, size, 1], shape [B, size, size, 4 + OWN].
 
-    A blob weighs exp(s (1 - d^2)) where d is the distance from its centre in radii, and s, trained, says how close
-    blobs have to be to become one (Blinn, "A generalization of algebraic surface drawing", 1982). The logarithm of the
-    sum of all weights, divided by s, is a height: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from
-    all. By its slope it is the distance from the edge (Taubin, "Distance approximations for rasterizing implicit
-    curves", 1994). So cover says how much of a pixel is covered, from 0 to 1: an edge is as sharp as pixels allow.
+    A blob weighs exp(s (1 - d^2)) where d is the distance from its centre in radii, and s is SHARPNESS (Blinn, "A
+    generalization of algebraic surface drawing", 1982). The logarithm of the sum of all weights, divided by s, is a
+    height: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from all. By its slope it is the distance
+    from the edge (Taubin, "Distance approximations for rasterizing implicit curves", 1994). So cover says how much of a
+    pixel is covered, from 0 to 1: an edge is as sharp as pixels allow.
 
     The first feature of shape is the height. The next three say where a round thing faces there, as a vector of length
     1: right and down, how far from the blobs' centres the pixel lies, in radii, the mean by their weights; and what is
@@ -321,24 +318,21 @@ class Splat(layers.Layer):
 
     def build(self, shape):
         self.own = self.add_weight(shape=(shape[-1], OWN), initializer=small(1), name="own")
-        self.log_sharpness = self.add_weight(shape=(), initializer=keras.initializers.Constant(math.log(2)),
-                                             name="log_sharpness")
         self.pixels = ((2 * np.arange(self.size) + 1) / self.size - 1).astype("float32")
 
     def call(self, blobs):
-        sharpness = ops.exp(self.log_sharpness)
         x, y, across, down = (ops.expand_dims(part, -1) for part in ops.unstack(blobs, axis=1))
-        (u, column, across), (v, row, down) = (self.profile(place, radius, sharpness)
-                                               for place, radius in ((x, across), (y, down)))
-        column = ops.exp(sharpness) * column
+        (u, column, across), (v, row, down) = (self.profile(place, radius) for place, radius in
+                                               ((x, across), (y, down)))
+        column = math.exp(SHARPNESS) * column
         own = ops.reshape(column[..., None] * self.own[:, None], (-1, blobs.shape[-1], self.size * OWN))
 
         def total(over_y, over_x):
             return ops.matmul(ops.swapaxes(over_y, 1, 2), over_x)
 
         weight = total(row, column)
-        beyond = weight + ops.exp(-2 * sharpness)  # never 0
-        height = ops.log(beyond) / sharpness
+        beyond = weight + math.exp(-2 * SHARPNESS)  # never 0
+        height = ops.log(beyond) / SHARPNESS
         steep = [total(row, column * u / across), total(row * v / down, column)]
         slope = ops.sqrt(4 * sum(ops.square(part / beyond) for part in steep) + 1)  # 1: of one blob beyond all
         cover = 0.5 * (1 + ops.clip(height / slope * self.size, -1, 1))
@@ -347,14 +341,14 @@ class Splat(layers.Layer):
         own = ops.reshape(total(row, own), (-1, self.size, self.size, OWN)) / (weight[..., None] + 1)
         return cover[..., None], ops.concatenate([ops.stack([height, right, down, toward], axis=-1), own], axis=-1)
 
-    def profile(self, place, radius, sharpness):
+    def profile(self, place, radius):
         """How far each row or column of pixels is from blobs [B, K, 1], in radii as seen, and how much it has of them.
 
         Returns (distances [B, K, size], shares [B, K, size], at most 1, and the radii as seen [B, K, 1]).
         """
         seen = ops.sqrt(ops.square(radius) + (1 / self.size) ** 2)
         distance = (self.pixels - place) / seen
-        return distance, radius / seen * ops.exp(-sharpness * ops.square(distance)), seen
+        return distance, radius / seen * ops.exp(-SHARPNESS * ops.square(distance)), seen
 
 
 class DCGAN(keras.Sequential):

@@ -27,7 +27,7 @@ with hushed():
 
     import checkpoints
     import rollout
-    from models import Splat
+    from models import SHARPNESS
 
 LAMPS, APART = 32, 12  # lamps in a sample, and steps from one of a lamp's clips to the next
 
@@ -41,8 +41,8 @@ def main():
         raise UserError("this is about lamps of blobs, of 64x64 pixels")
     simulated = film(range(LAMPS))
     real = paint(simulated)
-    arrangement, *drawn, sharpness = draw(generator, transition)
-    lamp.BLEND = sharpness  # from here on paint as the lamp melts its blobs, not as the simulated one does
+    arrangement, *drawn = draw(generator, transition)
+    lamp.BLEND = SHARPNESS  # from here on paint as the lamp melts its blobs, not as the simulated one does
     wax = to_wax(arrangement)
     painted = painted_parts(wax)
     floor = measures.distances(real[::2], real[1::2], [0, 0])
@@ -70,19 +70,18 @@ def draw(generator, transition):
     """Clips of lamps on their way: LAMPS x CLIPS x 3 frames.
 
     Returns (arrangement [N, 4, K] but for the blob at rest, as the simulated lamp paints a pool of its own; what is
-    behind and in front [N, 64, 64, 3] in 0..255, cover [N, 64, 64, 1] in 0..1, sharpness).
+    behind and in front [N, 64, 64, 3] in 0..255, cover [N, 64, 64, 1] in 0..1).
     """
     rng, size = np.random.default_rng(0), transition.state_size[0]
     normals = rng.standard_normal((LAMPS, rollout.BURN_IN + CLIPS * APART, size), np.float32)
     latents = transition.roll(normals, transition.initial(normals[:, 0]))[0].numpy()[:, rollout.BURN_IN:]
     latents = latents.reshape(LAMPS, CLIPS, APART, size)[:, :, :3].reshape(-1, size)
     scene, blobs = generator.get_layer("background"), generator.get_layer("blobs")
-    splat = next(layer for layer in generator.layers if isinstance(layer, Splat))
     look = keras.Model(generator.input, [blobs.output, *scene.input])
     found = [[np.asarray(part) for part in look(some)] for some in np.array_split(latents, len(latents) // 256)]
     arrangement, *pictures, cover = (np.concatenate(parts) for parts in zip(*found, strict=True))
     behind, front = (255 * keras.ops.convert_to_numpy(part) for part in scene.light(pictures))
-    return arrangement[..., :-1], behind, front, cover, float(np.exp(splat.log_sharpness))
+    return arrangement[..., :-1], behind, front, cover
 
 
 def to_wax(arrangement):

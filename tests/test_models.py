@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import models
 from config import PRESETS, Config
 from data import Lights
 from models import (
@@ -160,11 +161,11 @@ def test_what_is_behind_a_thing_is_not_known():
     y, x = np.nonzero((cover[..., 0] == 1).mean(0) > 0.2)
     covered = [cover[:, i, j, 0] == 1 for i, j in zip(y, x, strict=True)]
     assert max(np.ptp(behind[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)) < 1e-5
-    assert min(np.ptp(front[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)) > 1e-4
+    assert np.median([np.ptp(front[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)]) > 1e-3
     assert np.ptp(behind, axis=0).max() > 1e-3, "where nothing covers it, it is lit by what is near"
 
 
-def test_blobs_begin_with_the_area_of_what_moves_and_ride_a_hand_each():
+def test_blobs_begin_with_the_area_of_what_moves_and_ride_two_hands_each():
     keras.utils.set_random_seed(0)
     layer = Blobs(5)
     layer.build((None, 20))
@@ -172,11 +173,23 @@ def test_blobs_begin_with_the_area_of_what_moves_and_ride_a_hand_each():
     _, _, across, down = numpy(layer(normal(1, 20)))[0, :, :5]
     assert (np.pi * across * down).sum() == pytest.approx(0.5 / FULLER)
     latents = normal(512, 20)
-    other = latents.copy()
-    other[:, [4, 14]] = normal(512, 2, seed=1)  # the fifth hand of ten, which the third blob of five rides
-    x, y = np.moveaxis(numpy(layer(other) - layer(latents))[:, :2], 1, 0)
-    assert (np.abs(y).max(0) > 1e-4).nonzero()[0].tolist() == [2] and np.abs(y).max() > 0.7
-    assert 1e-3 < np.abs(x[:, :5]).mean() < 0.1, "sideways all are led by all"
+
+    def moved_by(hand):
+        other = latents.copy()
+        other[:, [hand, hand + 10]] = normal(512, 2, seed=1)
+        return np.abs(numpy(layer(other) - layer(latents))).max(0)
+
+    sideways, upright = moved_by(4), moved_by(5)  # of ten hands those which the third blob of five rides
+    assert np.argwhere(sideways > 1e-4).tolist() == [[0, 2]] and sideways.max() > 0.3
+    assert np.argwhere(upright > 1e-4).tolist() == [[1, 2]] and upright.max() > 0.7
+
+
+def test_blobs_that_share_hands_do_not_share_a_way():
+    keras.utils.set_random_seed(0)
+    x, y = np.moveaxis(numpy(Blobs(8)(normal(2000, 16)))[:, :2, :8], 1, 0)  # on 8 hands
+    alike = np.abs(np.corrcoef(x.T, y.T))
+    np.testing.assert_array_less(alike[:8, :8] + alike[8:, 8:] - 2 * np.eye(8), 0.2)
+    assert alike[:8, 8:].diagonal().max() < 0.1, "not along a slope"
 
 
 def test_the_glass_pushes_back_what_leans_on_it():
@@ -192,11 +205,11 @@ def test_the_glass_pushes_back_what_leans_on_it():
     assert -0.65 < x[2] < -0.6, "wider below"
 
 
-def test_sharpness_says_how_thick_a_neck_between_two_blobs_is():
+def test_sharpness_says_how_thick_a_neck_between_two_blobs_is(monkeypatch):
     def neck(sharpness):
         layer, blobs = Splat(64), np.float32([(-0.4, 0, 0.4, 0.4), (0.4, 0, 0.4, 0.4)]).T[None]
         layer.build(blobs.shape)
-        layer.log_sharpness.assign(np.log(sharpness))
+        monkeypatch.setattr(models, "SHARPNESS", sharpness)
         cover = numpy(layer(blobs)[0])[0, ..., 0]
         return (cover[:, 32] > 0.5).sum(), (cover[:, 45] > 0.5).sum()
 
@@ -322,7 +335,7 @@ def test_a_blob_keeps_its_size_and_is_led_by_a_hand_up_and_down():
     lead = Blobs(4)
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     latents = 0.01 * normal(60, 16)
-    latents[:, 2], latents[:, 10] = (1.2 * wave for wave in (np.cos(angle), np.sin(angle)))
+    latents[:, 3], latents[:, 11] = (1.2 * wave for wave in (np.cos(angle), np.sin(angle)))
     x, y, across, down = np.moveaxis(numpy(lead(latents))[..., :4], 1, 0)
     assert (across == across[:1]).all() and (down == down[:1]).all()
     assert [round(float(np.ptp(blob)), 1) for blob in y.T] == pytest.approx([0.1, 1.5, 0.1, 0.1], abs=0.11)
