@@ -161,7 +161,7 @@ def test_what_is_behind_a_thing_is_not_known():
     y, x = np.nonzero((cover[..., 0] == 1).mean(0) > 0.2)
     covered = [cover[:, i, j, 0] == 1 for i, j in zip(y, x, strict=True)]
     assert max(np.ptp(behind[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)) < 1e-5
-    assert np.median([np.ptp(front[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)]) > 1e-3
+    assert min(np.ptp(front[some, i, j], axis=0).max() for some, i, j in zip(covered, y, x, strict=True)) > 1e-4
     assert np.ptp(behind, axis=0).max() > 1e-3, "where nothing covers it, it is lit by what is near"
 
 
