@@ -8,7 +8,7 @@ rollout of a million steps. What is measured stands in measures.py.
 import json
 import math
 from collections import deque
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import matplotlib
 import numpy as np
@@ -26,7 +26,8 @@ from matplotlib import pyplot as plt
 CLIPS = 2048  # in a sample; fewer where the footage is short
 SEEDS = 3  # samples taken of everything, for the spread
 CHAINS = 64  # lamps rolled side by side
-STRETCH = 1000  # steps rolled at once; the first and the last so many are compared
+STRETCH = 1000  # steps rolled at once
+SAMPLED = 4  # stretches in a sample of new lamps, each of lamps of its own, and of old ones, of the last stretches
 WINDOWS = 100  # parts of the long rollout whose states are described one by one
 THIN = 10  # steps: their moments are taken of every tenth state, as neighbours tell little new
 FAR = 50  # steps after which footage counts as of another time
@@ -125,7 +126,8 @@ class Footage:
 class Rollout:
     """A long rollout of many lamps, in the latent alone, and what is kept of it.
 
-    early, late: lists of SEEDS arrays [CHAINS, STRETCH, Z], the first and the last latents.
+    early, late: lists of SEEDS arrays [SAMPLED * CHAINS, STRETCH, Z]: the first latents of so many lamps, and the last
+        of CHAINS lamps; fewer of a short rollout.
     batch, one: moments [windows, 5, Z] of all chains and of the first, in the order of MOMENTS.
     separation: mean and smallest distance between chains [windows, 2].
     autocorrelation: [chains, lags], of the last steps.
@@ -134,7 +136,7 @@ class Rollout:
     def __init__(self, transition, seed, stretches):
         self.transition, self.stretches = transition, stretches
         ends = set(np.linspace(0, stretches, min(WINDOWS, stretches) + 1).astype(int)[1:])
-        late, last = deque(maxlen=SEEDS), deque(maxlen=CYCLES["steps"] // STRETCH)
+        late, last = deque(maxlen=SEEDS * SAMPLED), deque(maxlen=CYCLES["steps"] // STRETCH)
         batch, one, separation, window = [], [], [], []
         for i, latents in enumerate(tqdm(self.film(seed, stretches), desc="rolling", total=stretches,
                                          unit_scale=STRETCH, unit=" steps"), start=1):
@@ -147,8 +149,9 @@ class Rollout:
                 one.append(measures.describe(states[0]))
                 separation.append(measures.separation(latents[:, -1]))
                 window = []
-        self.early = [next(self.film(seed + i, 1)) for i in range(SEEDS)]
-        self.late = list(late)
+        new = (next(self.film(seed + i, 1)) for i in range(SEEDS * SAMPLED))
+        self.early = [np.concatenate(list(islice(new, SAMPLED))) for _ in range(SEEDS)]
+        self.late = [np.concatenate(list(late)[i::SEEDS]) for i in range(SEEDS)]
         self.batch, self.one, self.separation = np.stack(batch), np.stack(one), np.stack(separation)
         longest = min(CYCLES["longest"], len(last) * STRETCH // 2)
         self.autocorrelation = np.stack([measures.autocorrelation(chain, longest)
@@ -179,12 +182,15 @@ def drawer(generator):
                                            np.split(latents, range(256, len(latents), 256))])
 
 
-def sample_lamp(latents, n, every_nth, draw, rng):
-    """n clips a chain of latents [chains, T, Z], spread over all the time: uint8 [chains, n, 3, H, W, 3].
+def sample_lamp(latents, least, every_nth, draw, rng):
+    """At least so many clips, n of each chain of latents [chains, T, Z], spread over all the time.
+
+    Returns uint8 [chains, n, 3, H, W, 3].
 
     They are frames as they are played: as likely on a step of the model as at each of the places between two.
     """
     chains, steps, size = latents.shape
+    n = math.ceil(least / chains)
     moments = ((np.arange(n) + rng.random((chains, n))) * (steps - 3) / n).astype(int)
     path = [latents[np.arange(chains)[:, None], moments + i].reshape(-1, size) for i in range(4)]
     between = np.arange(chains * n), rng.integers(every_nth, size=chains * n)
@@ -202,8 +208,7 @@ def frame_figures(reals, rolled, draw, seed):
     rows = []
     for i, real in enumerate(tqdm(reals, desc="comparing", unit=" samples")):
         rng = np.random.default_rng([seed, i, 1])
-        n = math.ceil(real.clips / CHAINS)
-        early, late = (real.compare(sample_lamp(latents[i], n, real.every_nth, draw, rng), [seed, i])
+        early, late = (real.compare(sample_lamp(latents[i], real.clips, real.every_nth, draw, rng), [seed, i])
                        for latents in (rolled.early, rolled.late))
         ratios = {f"late / early {name}": late[name] / early[name] for name in ("looks", "motion", "diversity")}
         rows.append(early | ratios | {"late colour": late["colour"]})

@@ -162,6 +162,16 @@ def test_planted_states_are_flagged(step, names):
     assert found >= names if names else not found
 
 
+def test_samples_are_of_lamps_and_times_of_their_own():
+    rolled = Rollout(Planted(healthy), 0, 14)
+    for samples in rolled.early, rolled.late:
+        assert [sample.shape for sample in samples] == 3 * [(4 * CHAINS, 1000, 64)]
+        assert len(np.unique(np.concatenate(samples)[:, 0], axis=0)) == 12 * CHAINS
+    last = list(rolled.film(0, 14))[-12:]
+    begun = [sample[i * CHAINS, 0, 0] for sample in rolled.late for i in range(4)]
+    assert sorted(begun) == sorted(latents[0, 0, 0] for latents in last)
+
+
 def test_autocorrelation_is_that_of_the_definition():
     states = np.random.default_rng(0).standard_normal((300, 4)).cumsum(0)
     expected = [np.mean((states[lag:] * states[:300 - lag]).sum(1)) for lag in range(100)]
