@@ -72,7 +72,7 @@ class Config:
     frame_logits: bool = param(True, "let the discriminator judge single frames beside motion", group="networks")
     minibatch_std: bool = param(True, "show the discriminator how much the clips of a batch differ",
                                 group="networks")
-    augment: bool = param(False, "shift and tint each clip, real or drawn, before it is judged: for short footage",
+    augment: bool = param(False, "shift each clip, real or drawn, before it is judged: for short footage",
                           group="networks")
 
     # What the networks are asked for.

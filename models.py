@@ -22,6 +22,7 @@ DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, n
 OWN = 8  # features of a blob of its own
 FULLER = 1.05  # how much more blobs cover than discs of their size, as they melt
 SHARPNESS = 1.75  # of the union of blobs: lower, and they flow together from farther off; trained, it falls too low
+FADED = 0.3  # of the way to what is behind that a thing's light may go
 LEAN = 0.7  # of the way back that a blob is pushed which leans on the glass
 WAVER = 0.3  # deviation of a hand's speed, as a share of it
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
@@ -210,13 +211,13 @@ def shade(x, features):
 
 
 class Blobs(layers.Layer):
-    """Latents [B, Z] -> an arrangement of K + 1 blobs [B, 4, K + 1]: centres x, y, and radii across and down.
+    """Latents [B, Z] -> an arrangement of K + 2 blobs [B, 4, K + 2]: centres x, y, and radii across and down.
 
     Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes, in training too: how much wax
     there is, the footage tells; what is trained finds that more wax makes more change. Each has a home, and rides two
     of the latent's pairs, the hands of `Transition`, all made nearly of one length: one from side to side, and one up
-    and down. Led by all hands, as by a network, it would loiter and dash, as sums do. The last blob lies at rest, flat
-    and low: what others come from, and melt into.
+    and down. Led by all hands, as by a network, it would loiter and dash, as sums do. The last two lie at rest, on the
+    floor and under the lid: what others come from, and melt into.
     """
 
     def __init__(self, blobs, **options):
@@ -231,7 +232,7 @@ class Blobs(layers.Layer):
         self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, trainable=False, name="log_radius")
         self.room = self.add_weight(shape=(6,), initializer=frame, trainable=False, name="room")
         self.ride = self.add_weight(shape=(2, 2, self.blobs), initializer=ways, name="ride")
-        self.rest = self.add_weight(shape=(4,), initializer=flat, name="rest")
+        self.rest = self.add_weight(shape=(4, 2), initializer=flat, name="rest")
 
     def call(self, latents):
         first, second = ops.split(latents, 2, axis=-1)
@@ -241,7 +242,7 @@ class Blobs(layers.Layer):
         place = self.within(self.home + ridden)
         moving = ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
         rest = ops.concatenate([self.rest[:2], ops.exp(self.rest[2:])], axis=0)
-        return ops.concatenate([moving, ops.broadcast_to(rest[:, None], (*ops.shape(moving)[:2], 1))], axis=2)
+        return ops.concatenate([moving, ops.broadcast_to(rest, (*ops.shape(moving)[:2], 2))], axis=2)
 
     def within(self, place):
         """Places [B, 2, K] after the glass has pushed back what would be beyond it."""
@@ -253,8 +254,9 @@ class Blobs(layers.Layer):
         return ops.stack([pushed(x, left + across, right - across), y], axis=1)
 
     def begin_with(self, lights):
-        """Take from `lights`, as data.lights finds them, how much wax moves, and where."""
+        """Take from `lights`, as data.lights finds them, how much wax moves, where, and what lies at rest."""
         self.room.assign(lights.room)
+        self.rest.assign(np.concatenate([lights.rest[:2], np.log(lights.rest[2:])]))
         own = FULLER * math.pi * ops.sum(ops.exp(ops.sum(self.log_radius, axis=0)))
         self.swell(lights.area / own)
 
@@ -291,8 +293,8 @@ def ways(shape, dtype=None):
 
 
 def flat(shape, dtype=None):
-    """Initial x, y, and logarithms of radii across and down of the blob at rest [4]."""
-    return ops.convert_to_tensor([0, 0.93, math.log(0.52), math.log(0.12)], dtype)
+    """Initial x, y, and logarithms of radii across and down of the blobs at rest [4, 2]."""
+    return ops.convert_to_tensor([[0, 0], [1, -1], [math.log(0.5)] * 2, [math.log(0.05)] * 2], dtype)
 
 
 class Splat(layers.Layer):
@@ -476,7 +478,8 @@ class Scene(Background):
 
     Comes with it how far what nobody sees of the second picture, as it covers nothing there, is from what is seen there
     at other times [B]: the squared difference, averaged over a frame. Else there is liquid in front of liquid, and it
-    shows at the edges.
+    shows at the edges. Nor is what is seen of it more than FADED of the way to what is behind: things would turn to
+    liquid where the discriminator wants fewer of them.
     """
 
     def build(self, shapes):
@@ -492,8 +495,12 @@ class Scene(Background):
 
     def light(self, pictures):
         """What is behind and what is in front, [B, H, W, 3] in 0..1."""
-        behind, front = pictures
-        return ops.sigmoid(self.on(self.picture, behind)), ops.sigmoid(self.on(self.front, front))
+        behind, front = (ops.sigmoid(self.on(picture, x)) for picture, x in
+                         zip((self.picture, self.front), pictures, strict=True))
+        usual = ops.sigmoid(self.front)
+        way = ops.sigmoid(self.picture) - usual
+        along, length = (ops.sum(x * way, axis=-1, keepdims=True) for x in (front - usual, way))
+        return behind, front - ops.relu(along / (length + 1e-6) - FADED) * way
 
     def begin_with(self, lights):
         """Take from `lights`, as data.lights finds them, what is behind and in front, and what moves."""

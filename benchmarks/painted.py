@@ -69,7 +69,7 @@ def main():
 def draw(generator, transition):
     """Clips of lamps on their way: LAMPS x CLIPS x 3 frames.
 
-    Returns (arrangement [N, 4, K] but for the blob at rest, as the simulated lamp paints a pool of its own; what is
+    Returns (arrangement [N, 4, K] but for the blobs at rest, as the simulated lamp paints a pool of its own; what is
     behind and in front [N, 64, 64, 3] in 0..255, cover [N, 64, 64, 1] in 0..1).
     """
     rng, size = np.random.default_rng(0), transition.state_size[0]
@@ -81,7 +81,7 @@ def draw(generator, transition):
     found = [[np.asarray(part) for part in look(some)] for some in np.array_split(latents, len(latents) // 256)]
     arrangement, *pictures, cover = (np.concatenate(parts) for parts in zip(*found, strict=True))
     behind, front = (255 * keras.ops.convert_to_numpy(part) for part in scene.light(pictures))
-    return arrangement[..., :-1], behind, front, cover
+    return arrangement[..., :-2], behind, front, cover
 
 
 def to_wax(arrangement):

@@ -10,6 +10,7 @@ import models
 from config import PRESETS, Config
 from data import Lights
 from models import (
+    FADED,
     FULLER,
     OWN,
     WAVER,
@@ -144,13 +145,32 @@ def test_an_edge_has_the_light_of_both_sides_and_what_never_moves_none_of_either
         return numpy(keras.ops.sigmoid(background(picture)))
 
     behind, front = drawn(dark, pictures[0]), drawn(bright, pictures[1])
+    front += np.minimum(FADED - along(dark - bright, front - bright), 0) * (dark - bright)
     frames, hidden = (numpy(part) for part in scene([*pictures, cover]))
     np.testing.assert_allclose(frames[:, :, :2], behind[:, :, :2], atol=1e-6)
-    np.testing.assert_allclose(frames[:, :, 2:5], (behind + 3 * front)[:, :, 2:5] / 4, atol=1e-6)
-    np.testing.assert_allclose(frames[:, :, 5:], front[:, :, 5:], atol=1e-6)
+    np.testing.assert_allclose(frames[:, :, 2:5], (behind + 3 * front)[:, :, 2:5] / 4, atol=1e-5)
+    np.testing.assert_allclose(frames[:, :, 5:], front[:, :, 5:], atol=1e-5)
     np.testing.assert_allclose(frames[:, :4], np.broadcast_to(mean[:4], (2, 4, 8, 3)), atol=1e-6)
     np.testing.assert_array_equal(frames[0, :4], frames[1, :4])
-    np.testing.assert_allclose(hidden, ((1 - cover) * (front - bright) ** 2).mean((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(hidden, ((1 - cover) * (front - bright) ** 2).mean((1, 2, 3)), rtol=1e-3)
+
+
+def test_things_do_not_turn_to_what_is_behind():
+    scene, picture = Scene(still=False), np.zeros((1, 8, 8, 3), "float32")
+    scene.build((picture.shape, picture.shape, (1, 8, 8, 1)))
+    dark, bright = np.float32([0.2, 0.1, 0.3]), np.float32([0.9, 0.5, 0.2])
+    scene.begin_with(Lights(None, dark + 0 * picture[0], bright + 0 * picture[0], None, 1))
+    wanted = np.float32([dark, bright, 0.8 * bright + 0.2 * dark, bright.clip(0, 1) * [1, 0.9, 1.2]])
+    logits = (np.log(wanted / (1 - wanted)) - np.log(bright / (1 - bright)))[:, None, None] + picture
+    front = numpy(scene.light([picture, logits])[1])[:, 0, 0]
+    np.testing.assert_allclose(front[1:], wanted[1:], atol=1e-5, err_msg="that of a thing, in whatever light")
+    np.testing.assert_allclose(front[0], bright + FADED * (dark - bright), atol=1e-5)
+    assert along(dark - bright, front - bright).max() == pytest.approx(FADED, abs=1e-4)
+
+
+def along(way, difference):
+    """How far a difference goes along a way, as a share of it; 0 where there is none."""
+    return (difference * way).sum(-1, keepdims=True) / (way**2).sum(-1, keepdims=True).clip(1e-6)
 
 
 def test_what_is_behind_a_thing_is_not_known():
@@ -217,14 +237,13 @@ def test_sharpness_says_how_thick_a_neck_between_two_blobs_is(monkeypatch):
     assert thin < thick / 1.5 and as_high == pytest.approx(high, abs=1), "the middle of a blob is as it was"
 
 
-def test_one_more_blob_lies_at_rest_below_all_others():
-    keras.utils.set_random_seed(0)
-    arrangement = numpy(Blobs(5)(normal(100, 20)))
-    assert arrangement.shape == (100, 4, 6)
-    rest = arrangement[..., 5]
-    np.testing.assert_array_equal(rest, rest[:1].repeat(100, 0))
-    x, y, across, down = rest[0]
-    assert x == 0 and across > 3 * down and y > np.quantile(arrangement[:, 1, :5], 0.9)
+def test_two_more_blobs_lie_at_rest_where_the_footage_has_them():
+    layer, rest = Blobs(5), np.float32([[0.1, 0], [0.9, -0.8], [0.6, 0.01], [0.2, 0.01]])
+    layer.build((None, 20))
+    layer.begin_with(Lights(None, None, None, None, 0.5, rest=rest))
+    arrangement = numpy(layer(normal(100, 20)))
+    assert arrangement.shape == (100, 4, 7)
+    np.testing.assert_allclose(arrangement[..., 5:], rest[None].repeat(100, 0), atol=1e-6)
 
 
 def test_coordinates_are_two_channels_more_of_a_convolution():

@@ -247,13 +247,14 @@ def test_each_function_is_traced_once(trainer):
 def test_augmentation_is_one_transform_of_a_whole_clip(small):
     trainer = Trainer(Config(**small, augment=True))
     clips = np.zeros((4, 3, 16, 16, 3), "float32")
-    clips[:, :, 6:10, 6:10] = 0.5
+    clips[:, :, 6:10, 6:10] = 0.2, 0.5, 0.7
     changed = trainer.augment(tf.constant(clips), [0, 1], tf.range(4)).numpy()
     assert changed.shape == clips.shape
     for clip in changed:
         np.testing.assert_array_equal(clip, clip[:1].repeat(3, 0))
         bright = np.argwhere(clip[0, ..., 0] > clip[0, ..., 0].mean())
         assert (np.ptp(bright, axis=0) == 3).all(), "still a square of 4x4"
+        np.testing.assert_allclose(np.unique(clip.reshape(-1, 3), axis=0), [[0, 0, 0], [0.2, 0.5, 0.7]], atol=1e-6)
     corners = {tuple(np.argwhere(clip[0, ..., 0] > clip[0, ..., 0].mean())[0]) for clip in changed}
     assert len(corners) > 1
     two = trainer.augment(tf.constant(clips[2:]), [0, 1], tf.range(2, 4))
