@@ -499,8 +499,9 @@ class Scene(Background):
                          zip((self.picture, self.front), pictures, strict=True))
         usual = ops.sigmoid(self.front)
         way = ops.sigmoid(self.picture) - usual
-        along, length = (ops.sum(x * way, axis=-1, keepdims=True) for x in (front - usual, way))
-        return behind, front - ops.relu(along / (length + 1e-6) - FADED) * way
+        unit = way / (ops.sum(ops.square(way), axis=-1, keepdims=True) + 1e-6)
+        along = ops.matmul((front - usual) * unit, ops.ones((3, 3)))  # the sum of each pixel's channels, and faster
+        return behind, front - ops.relu(along - FADED) * way
 
     def begin_with(self, lights):
         """Take from `lights`, as data.lights finds them, what is behind and in front, and what moves."""
