@@ -291,9 +291,8 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
 
     A sequence is `clip_len` frames, `every_nth` apart. In each epoch of `batches_per_epoch` batches the places where
     sequences begin follow a fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is
-    not enough, more follow. So batch number n is the same whatever `start` is. In a batch neighbours are half of the
-    footage apart, see `apart`. Of each batch only the sequences that `rows` lists are read, all of them by default:
-    several machines may share a batch.
+    not enough, more follow. So batch number n is the same whatever `start` is. Of each batch only the sequences that
+    `rows` lists are read, all of them by default: several machines may share a batch.
 
     Yields:
         uint8 [len(rows), clip_len, H, W, 3], RGB.
@@ -317,11 +316,9 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
                 rng = np.random.default_rng([seed, epoch])
                 needed = math.ceil(per_epoch * batch_size / n_places)
                 order = np.concatenate([rng.permutation(n_places) for _ in range(needed)])
-                turns = rng.integers(batch_size, size=per_epoch)
                 for i in range(first, per_epoch):
                     batch = np.empty((len(rows), clip_len, *shape[1:]), np.uint8)
-                    places = np.roll(apart(order[i * batch_size:(i + 1) * batch_size]), turns[i])
-                    for clip, place in zip(batch, places[rows], strict=True):
+                    for clip, place in zip(batch, order[i * batch_size + rows], strict=True):
                         for step, frame in enumerate(clip):
                             # Not through a map of the file: its pages would count as this process's memory.
                             file.seek(offset + int(place + step * every_nth) * frame.nbytes)
@@ -331,18 +328,6 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
                 epoch, first = epoch + 1, 0
 
     return endless()
-
-
-def apart(places):
-    """Places in time, so ordered that neighbours lie about half of the footage apart, the last and the first at least.
-
-    Training compares each clip with the next one of its batch, as two that have nothing to do with each other. Of half
-    a minute of footage, two at random often do.
-    """
-    early, late = np.array_split(np.sort(places), 2)
-    ordered = np.empty_like(places)
-    ordered[::2], ordered[1::2] = early, late
-    return ordered
 
 
 def fingerprint(paths):

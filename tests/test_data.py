@@ -287,14 +287,6 @@ def test_fewer_places_than_a_batch_are_used_equally(tmp_path):
     assert list(places) == [0, 1, 2] and sorted(uses) == [2, 3, 3]
 
 
-@pytest.mark.parametrize("batch_size", [25, 40])
-def test_neighbours_in_a_batch_are_half_of_the_footage_apart(tmp_path, batch_size):
-    batches = [batch[:, 0, 0, 0, 0].astype(int) for batch in take(200, cache_of(tmp_path, 240), batch_size, 1, 1, 0)]
-    apart = np.abs([places - np.roll(places, 1) for places in batches])
-    assert apart.mean() > 115 and apart.min() > 40  # of 240; in any order 80 and 0
-    assert np.mean([places[0] for places in batches]) == pytest.approx(120, abs=20)  # and any of them may be the first
-
-
 def test_too_few_frames_for_one_sequence_are_refused_at_once(tmp_path):
     cache = cache_of(tmp_path, 24)
     with pytest.raises(UserError, match=r"holds 24 frames and a sequence takes 25"):
