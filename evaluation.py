@@ -122,6 +122,15 @@ class Footage:
             "novelty": drawn.mean() / held_out.mean(),
         }
 
+    def mixed(self):
+        """The diversity of a lamp that draws the footage's own frames, at any time any of them.
+
+        It is 1 of long footage. Of short footage any two frames are less far apart than two that are far apart in time,
+        and a lamp that draws as many of each kind as the footage shows cannot have more.
+        """
+        frames = self.sample.reshape(-1, 1, *self.sample.shape[2:])
+        return measures.diversity(np.random.default_rng(0).permutation(frames)) / measures.diversity(self.sample)
+
 
 class Rollout:
     """A long rollout of many lamps, in the latent alone, and what is kept of it.
@@ -203,7 +212,8 @@ def frame_figures(reals, rolled, draw, seed):
     """The figures of the lamp's first frames, and of its last as a multiple of those.
 
     Returns a list of dicts: "name", "value", its standard deviation over samples, "spread", "real", which is the value
-    of perfection, and "low" and "high", the limits where it counts as good; None where there are none.
+    of perfection, for diversity that of the footage's own frames (`Footage.mixed`), and "low" and "high", the limits
+    where it counts as good; None where there are none.
     """
     rows = []
     for i, real in enumerate(tqdm(reals, desc="comparing", unit=" samples")):
@@ -212,7 +222,8 @@ def frame_figures(reals, rolled, draw, seed):
                        for latents in (rolled.early, rolled.late))
         ratios = {f"late / early {name}": late[name] / early[name] for name in ("looks", "motion", "diversity")}
         rows.append(early | ratios | {"late colour": late["colour"]})
-    return [figure(name, [row[name] for row in rows], 1) for name in rows[0]]
+    mixed = round(float(np.mean([real.mixed() for real in reals])), 3)
+    return [figure(name, [row[name] for row in rows], mixed if name == "diversity" else 1) for name in rows[0]]
 
 
 def state_figures(rolled):

@@ -95,6 +95,17 @@ def test_steps_of_uneven_length_are_flagged(footage, films):
     assert flagged(footage, uneven) == {"tremor"}
 
 
+def test_frames_of_short_footage_in_any_order_are_less_diverse_than_those_far_apart_in_time():
+    def mixed(light):
+        film = np.broadcast_to(light.astype(np.uint8)[:, None, None, None], (len(light), 16, 16, 3))
+        return Footage(film, EVERY_NTH, np.random.default_rng(0)).mixed()
+
+    # Any two places of a ramp of length 1 are 1/3 apart; two that are s of it apart, or 1 - s, are 2 s (1 - s).
+    far = np.linspace(1 / 4, 3 / 4, 1000)
+    assert mixed(np.linspace(0, 255, 3000)) == pytest.approx(1 / 3 / np.mean(2 * far * (1 - far)), abs=0.03)
+    assert mixed(np.random.default_rng(1).integers(256, size=3000)) == pytest.approx(1, abs=0.03)
+
+
 def test_copies_of_the_footage_are_flagged(footage, films):
     whole = films[0].reshape(10, 600, 32, 32, 3)[:, :594]  # no clip reaches over a cut
     copies = whole.reshape(30, 11, 3, 6, 32, 32, 3)[:, :, :, 0]
