@@ -222,8 +222,8 @@ def frame_figures(reals, rolled, draw, seed):
                        for latents in (rolled.early, rolled.late))
         ratios = {f"late / early {name}": late[name] / early[name] for name in ("looks", "motion", "diversity")}
         rows.append(early | ratios | {"late colour": late["colour"]})
-    mixed = round(float(np.mean([real.mixed() for real in reals])), 3)
-    return [figure(name, [row[name] for row in rows], mixed if name == "diversity" else 1) for name in rows[0]]
+    perfect = {"diversity": round(float(np.mean([real.mixed() for real in reals])), 3)}
+    return [figure(name, [row[name] for row in rows], perfect.get(name, 1)) for name in rows[0]]
 
 
 def state_figures(rolled):
