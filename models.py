@@ -23,8 +23,10 @@ OWN = 8  # features of a blob of its own
 FULLER = 1.05  # how much more blobs cover than discs of their size, as they melt
 SHARPNESS = 1.75  # of the union of blobs: lower, and they flow together from farther off; trained, it falls too low
 FADED = 0.3  # of the way to what is behind that a thing's light may go
+REACH, FURTHEST = 0.9, 0.76  # how far blobs go up and down: of half the glass; and, in halves of a frame, at most
 LEAN = 0.7  # of the way back that a blob is pushed which leans on the glass
-WAVER = 0.3  # deviation of a hand's speed, as a share of it
+BREATH = 4  # what lies at rest learns to swell and shrink so many times faster than others learn their ways
+WAVER = 0.2  # deviation of a hand's speed, as a share of it
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
 
 
@@ -216,8 +218,9 @@ class Blobs(layers.Layer):
     Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes, in training too: how much wax
     there is, the footage tells; what is trained finds that more wax makes more change. Each has a home, and rides two
     of the latent's pairs, the hands of `Transition`, all made nearly of one length: one from side to side, and one up
-    and down. Led by all hands, as by a network, it would loiter and dash, as sums do. The last two lie at rest, on the
-    floor and under the lid: what others come from, and melt into.
+    and down. How far, is not trained either: it would fall short, and wax keep to the middle. Led by all hands, as by a
+    network, it would loiter and dash, as sums do. The last two lie at rest, on the floor and under the lid: what others
+    come from, and melt into. They swell and shrink as they learn to, led by the first hands, the slowest.
     """
 
     def __init__(self, blobs, **options):
@@ -226,23 +229,26 @@ class Blobs(layers.Layer):
 
     def build(self, shape):
         size = shape[-1]
-        sideways = np.arange(self.blobs) * (size // 2) // self.blobs
-        self.hands = np.stack([sideways, (sideways + 1) % (size // 2)])  # of many blobs, some share one, but not both
+        self.sideways = np.arange(self.blobs) * (size // 2) // self.blobs
+        self.upright = (self.sideways + 1) % (size // 2)  # of many blobs, some share one hand, but not both
         self.home = self.add_weight(shape=(2, self.blobs), initializer=homes, name="home")
         self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, trainable=False, name="log_radius")
         self.room = self.add_weight(shape=(6,), initializer=frame, trainable=False, name="room")
-        self.ride = self.add_weight(shape=(2, 2, self.blobs), initializer=ways, name="ride")
+        self.ride = self.add_weight(shape=(2, 1, self.blobs), initializer=ways, name="ride")
         self.rest = self.add_weight(shape=(4, 2), initializer=flat, name="rest")
+        self.breath = self.add_weight(shape=(2, 4, 2), initializer="zeros", name="breath")
 
     def call(self, latents):
         first, second = ops.split(latents, 2, axis=-1)
         length = ops.sqrt((1 + ops.square(first) + ops.square(second)) / 2)
         hands = first / length, second / length
-        ridden = sum(ops.take(part, self.hands, axis=-1) * self.ride[i] for i, part in enumerate(hands))
-        place = self.within(self.home + ridden)
+        x = led(hands, self.sideways, self.ride)
+        reach = ops.minimum(REACH * (self.room[1] - self.room[0]) / 2, FURTHEST)
+        y = reach * ops.take(hands[0], self.upright, axis=-1)
+        place = self.within(self.home + ops.concatenate([x, y[:, None]], axis=1))
         moving = ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
-        rest = ops.concatenate([self.rest[:2], ops.exp(self.rest[2:])], axis=0)
-        return ops.concatenate([moving, ops.broadcast_to(rest, (*ops.shape(moving)[:2], 2))], axis=2)
+        rest = self.rest + BREATH * led(hands, [0, 1], self.breath)
+        return ops.concatenate([moving, ops.concatenate([rest[:, :2], ops.exp(rest[:, 2:])], axis=1)], axis=2)
 
     def within(self, place):
         """Places [B, 2, K] after the glass has pushed back what would be beyond it."""
@@ -263,6 +269,11 @@ class Blobs(layers.Layer):
     def swell(self, share):
         """Let blobs that move together have `share` times their area."""
         self.log_radius.assign(self.log_radius + ops.log(share) / 2)
+
+
+def led(hands, which, ways):
+    """Ways of things [B, N, K], each led by `which` [K] of the hands [B, Z / 2], as far as `ways` [2, N, K] say."""
+    return sum(ops.take(part, which, axis=-1)[:, None] * ways[i] for i, part in enumerate(hands))
 
 
 def pushed(place, low, high):
@@ -288,8 +299,8 @@ def sizes(shape, dtype=None):
 
 
 def ways(shape, dtype=None):
-    """Initial ways [2, 2, K] by both numbers of the hands for x and y: by the first."""
-    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0.25], [0.75]], [[0], [0]]]), shape), dtype)
+    """Initial ways from side to side [2, 1, K], by both numbers of a hand: by the first."""
+    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0.25]], [[0]]]), shape), dtype)
 
 
 def flat(shape, dtype=None):

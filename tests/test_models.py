@@ -246,6 +246,20 @@ def test_two_more_blobs_lie_at_rest_where_the_footage_has_them():
     np.testing.assert_allclose(arrangement[..., 5:], rest[None].repeat(100, 0), atol=1e-6)
 
 
+def test_what_lies_at_rest_swells_and_shrinks_led_by_a_slow_hand_each():
+    layer, latents = Blobs(5), normal(50, 20)
+    before = numpy(layer(latents))
+    breath = np.zeros((2, 4, 2), np.float32)
+    breath[1, 3, 1] = 0.1 / models.BREATH  # how high the second one is, by the second number of the second hand
+    layer.breath.assign(breath)
+    after = numpy(layer(latents))
+    grown = np.log(after[:, 3, 6] / before[:, 3, 6])
+    first, second = latents[:, 1], latents[:, 11]
+    np.testing.assert_allclose(grown, 0.1 * second / np.sqrt((1 + first**2 + second**2) / 2), atol=1e-5)
+    after[:, 3, 6] = before[:, 3, 6]
+    np.testing.assert_array_equal(after, before)
+
+
 def test_coordinates_are_two_channels_more_of_a_convolution():
     x, located = normal(2, 5, 7, 4), Coordinates(6)
     places = np.stack(np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 5)), axis=-1)
@@ -357,10 +371,14 @@ def test_a_blob_keeps_its_size_and_is_led_by_a_hand_up_and_down():
     latents[:, 3], latents[:, 11] = (1.2 * wave for wave in (np.cos(angle), np.sin(angle)))
     x, y, across, down = np.moveaxis(numpy(lead(latents))[..., :4], 1, 0)
     assert (across == across[:1]).all() and (down == down[:1]).all()
-    assert [round(float(np.ptp(blob)), 1) for blob in y.T] == pytest.approx([0.1, 1.5, 0.1, 0.1], abs=0.11)
+    assert [round(float(np.ptp(blob)), 1) for blob in y.T] == pytest.approx([0.1, 1.6, 0.1, 0.1], abs=0.11)
     assert np.ptp(x, axis=0).max() < 0.5
     quick, slow = (np.abs(np.diff(numpy(lead(np.float32(length) * latents))[:, 1, 1])).max() for length in (1, 0.5))
     assert slow > 0.6 * quick, "a hand half as long is nearly as quick"
+    lead.room.assign([-0.5, 0.3, -1, -1, 1, 1])
+    lead.log_radius.assign(np.full((2, 4), -9))
+    reach = np.abs(numpy(lead(latents))[:, 1, 1]).max()
+    assert 0.9 * 0.4 < reach < 1.2 * 0.4, "through as much of a small glass"
 
 
 @pytest.mark.parametrize("pace", [0.0, 0.25])
