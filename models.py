@@ -246,9 +246,10 @@ class Blobs(layers.Layer):
         reach = ops.minimum(REACH * (self.room[1] - self.room[0]) / 2, FURTHEST)
         y = reach * ops.take(hands[0], self.upright, axis=-1)
         place = self.within(self.home + ops.concatenate([x, y[:, None]], axis=1))
-        moving = ops.concatenate([place, ops.broadcast_to(ops.exp(self.log_radius), ops.shape(place))], axis=1)
+        moving = ops.concatenate([place, ops.broadcast_to(self.log_radius, ops.shape(place))], axis=1)
         rest = self.rest + BREATH * led(hands, [0, 1], self.breath)
-        return ops.concatenate([moving, ops.concatenate([rest[:, :2], ops.exp(rest[:, 2:])], axis=1)], axis=2)
+        centre, log_radius = ops.split(ops.concatenate([moving, rest], axis=2), 2, axis=1)
+        return ops.concatenate([centre, ops.exp(log_radius)], axis=1)
 
     def within(self, place):
         """Places [B, 2, K] after the glass has pushed back what would be beyond it."""
