@@ -167,7 +167,7 @@ def test_live_from_the_command_line(run, display):
 
 
 def test_the_lamp_that_comes_along_plays_at_once(tmp_path):
-    shutil.copytree(ROOT / "logs" / "20261127-100533", tmp_path / "logs" / "20261127-100533")
+    shutil.copytree(ROOT / "logs" / "20261127-115431", tmp_path / "logs" / "20261127-115431")
     done = learn(tmp_path, "--mode=video", "--duration=1")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out.png") as png:
