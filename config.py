@@ -32,7 +32,7 @@ class Config:
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
                           low=8, high=1024)
     every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1)
-    seq_len: int = param(16, "steps the latent is rolled in one training step", group="sequences", low=2)
+    seq_len: int = param(20, "steps the latent is rolled in one training step", group="sequences", low=2)
     window: int = param(3, "consecutive steps of those that are decoded and judged; 0: all", group="sequences",
                         low=0)
     batch_size: int = param(40, "clips decoded and judged in one training step", group="sequences", low=1)
@@ -54,15 +54,12 @@ class Config:
                               "things have left their places, a state when they are elsewhere; 0: as fast as they will",
                         group="networks", low=0, high=1)
     batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
-    blobs: int = param(16, "blobs that the generator arranges and draws pixel by pixel, each on a way of its own if "
-                           "they are at most half of --latent_size; 0: it is made of convolutions",
-                       group="networks", low=0)
-    generator_norm: str = param("rms", "with --blobs 0, how activations are normalised: 'rms' each pixel by itself, "
+    generator_norm: str = param("rms", "how activations are normalised: 'rms' each pixel by itself, "
                                        "'batch' over the batch", group="networks", choices=("rms", "batch"))
-    upsampling: str = param("bilinear", "with --blobs 0, how pixels are doubled: by 'bilinear' interpolation, or by a "
+    upsampling: str = param("bilinear", "how pixels are doubled: by 'bilinear' interpolation, or by a "
                                         "'transposed' convolution", group="networks",
                             choices=("bilinear", "transposed"))
-    coordinates: bool = param(True, "with --blobs 0, tell convolutions where in the frame they are",
+    coordinates: bool = param(True, "tell convolutions where in the frame they are",
                               group="networks")
     background: bool = param(True, "let the generator draw on top of the mean frame", group="networks")
     still: bool = param(True, "let it draw nothing where the footage never changes, with --background",
@@ -87,8 +84,6 @@ class Config:
                                    low=0)
     pace_weight: float = param(8.0, "weight of the penalty on states that move faster or slower than --pace says; 0: "
                                     "none", group="losses", low=0)
-    hidden_weight: float = param(30.0, "weight of the penalty on things that, where they cannot be seen, look "
-                                       "otherwise than in the footage at other times; 0: none", group="losses", low=0)
     r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
     r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
 
@@ -187,16 +182,16 @@ def article(kind):
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
 
 
-BEFORE = dict(still=False, blobs=0, pace=0.0)  # what runs were like before there were these: their weights still fit
+BEFORE = dict(still=False, pace=0.0)  # what runs were like before there were these: their weights still fit
 
 PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
         latent_size=64, rnn_units=128, width=32, features=128, noise=0.0, pace=0.0,
-        batch_norm=True, blobs=0, generator_norm="batch", upsampling="transposed", coordinates=False,
+        batch_norm=True, generator_norm="batch", upsampling="transposed", coordinates=False,
         background=False, still=False, differences=False, frame_logits=False, minibatch_std=False,
         relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, pace_weight=0.0,
-        hidden_weight=0.0, r1_gamma=0.0, r2_gamma=0.0,
+        r1_gamma=0.0, r2_gamma=0.0,
         optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
     ),
 }

@@ -14,7 +14,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,10 +24,6 @@ from files import UserError, replacing
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
 CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cache: 85 of 64x64
 MOVES = 4 / 255  # deviation of a pixel from which on it moves freely; below, by the square, as cameras make noise
-NOTHING = 0.01  # radius of a blob that is not there
-PARTINGS = 4  # of the lights of pixels, each by what the one before knows of those around
-ALWAYS = 0.9  # share of the time that counts as always
-FRAME = (-1, 1, -1, -1, 1, 1)  # the room that all of a frame is
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
 
@@ -104,146 +99,17 @@ def count(cache):
     return len(np.load(cache, mmap_mode="r", allow_pickle=False))
 
 
-class Lights(NamedTuple):
-    """What the pixels of footage look like, [H, W, 3] in 0..1.
+def background(cache):
+    """What a fixed camera shows where nothing moves, of up to a thousand frames spread over the cache.
 
-    mean: the mean frame. behind, front: what a pixel shows when nothing is before it, and when something is. moving:
-    how freely each pixel changes [H, W, 1], from 0, never, to 1. area: of what is in front and moves, in squares of
-    half a frame, as it would be if nothing overlapped. room: the trapezoid in which pixels change, in halves of a frame
-    from its middle: its top and bottom, where its left side begins and ends, and its right side. rest: what is in front
-    for nearly all of the time, on the floor and under the lid, as half an ellipse each [4, 2]: its centre x, y, and
-    radii across and down, in the same unit.
-    """
-
-    mean: np.ndarray
-    behind: np.ndarray
-    front: np.ndarray
-    moving: np.ndarray
-    area: float
-    room: tuple = FRAME
-    rest: np.ndarray = np.float32([[0, 0], [1, -1], [0.5, 0.5], [0.05, 0.05]])
-
-
-def lights(cache):
-    """Look at up to a thousand frames, spread over the cache that `load` made.
-
-    The lights of each pixel over time are parted in two, each close to the mean of its part (k-means, Lloyd 1982): wax
-    and liquid, where there are such. Where a pixel shows hardly anything but one of them, the other is taken from the
-    pixels around. What is seen less, where both are seen, is taken to be in front.
+    Returns (mean, mask): the mean frame [H, W, 3] in 0..1, and for each pixel how much it ever changes, [H, W, 1]: 1
+    from a standard deviation of MOVES over time on, 0 where it is constant, and the square in between.
     """
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
-    mean, moving, lights, share = parted(frames[::math.ceil(len(frames) / 1000)])
-    moves = moving[..., 0] > 0.25
-    both = share[moves & (share > 1 - ALWAYS) & (share < ALWAYS)]
-    if both.size and both.mean() > 0.5:
-        lights, share = lights[::-1], 1 - share
-    behind, front = mean + moving * (lights - mean)
-    always = moves & (share > ALWAYS)
-    covered = min(0.5, share[moves & ~always].mean()) if (moves & ~always).any() else 0
-    # Discs that lie anywhere, of an area a, cover 1 - exp(-a) of a unit square.
-    area = -math.log(1 - covered) * 4 * float(moving.mean())
-    glass = room(moves)
-    return Lights(mean, behind, front, moving, max(area, 0.01), glass, rest(always, glass))
-
-
-def parted(frames):
-    """The lights of pixels of frames uint8 [N, H, W, 3], parted in two, in 0..1.
-
-    A pixel's own two lights count where they are about as far apart as those of the pixels around. Where they are not,
-    it shows one of the two only, the one it is nearer to. A light of its own that lies between the two, as where an
-    edge lies still, is taken from around, too. Only where what moves ends, as at a glass, its own count in any case.
-
-    Returns the mean, how freely a pixel changes [H, W, 1], the means of its dark part and of its bright one
-    [2, H, W, 3], and the share of the latter [H, W].
-    """
-    def by_row(part, *more):  # all frames as floats would be large
-        rows = [part(frames[:, i], *(x[:, i] for x in more)) for i in range(frames.shape[1])]
-        return [np.stack(found, axis=-3) for found in zip(*rows, strict=True)]
-
-    mean, deviation, own, own_share = by_row(k_means)
-    moving = np.minimum(deviation.max(-1, keepdims=True) / MOVES, 1) ** 2
-    width = 2 * math.ceil(len(mean) / 64) + 1
-    ends = cv2.dilate(np.uint8(moving < 0.25), np.ones((width, width)))[..., None]
-    lights, share = own, own_share
-    for _ in range(PARTINGS):
-        around = surroundings(lights, moving * share * (1 - share))
-        led, led_share = by_row(nearest, around)
-        trust = np.maximum(ends, np.clip(4 * along(own[1] - own[0], around) - 1, 0, 1))
-        lights, share = led + trust * (own - led), led_share + trust * (own_share - led_share)
-    mixed = [along(lights[0] - around[0], around), along(around[1] - lights[1], around)]
-    lights += (1 - ends) * np.clip(2 * np.stack(mixed), 0, 1) * (around - lights)
-    return mean, moving, lights, share[..., 0]
-
-
-def along(difference, lights):
-    """How far a difference [H, W, 3] goes along the way from the first of lights [2, H, W, 3] to the second."""
-    way = lights[1] - lights[0]
-    return (difference * way).sum(-1, keepdims=True) / (np.square(way).sum(-1, keepdims=True) + 1e-9)
-
-
-def k_means(pixels):
-    """Of pixels uint8 [N, W, 3] over time: mean, deviation, the means of dark and bright part [2, W, 3], the latter's
-    share.
-    """
-    mean, deviation, colours = pixels.mean(0) / 255, pixels.std(0) / 255, pixels.astype(np.float32) / 255
-    light, lights = colours.mean(-1, keepdims=True), np.stack([mean, mean])
-    for _ in range(9):
-        lights, shares = halves(colours, light > lights.mean((0, 2))[:, None], lights)
-    return mean, deviation, lights, shares[1]
-
-
-def nearest(pixels, around):
-    """Of pixels uint8 [N, W, 3]: the means of those nearer to the one and to the other of two lights around,
-    [2, W, 3], and the latter's share. What is seen less than a tenth of the time or so is taken to be as it is around.
-    """
-    colours = pixels.astype(np.float32) / 255
-    lights, shares = halves(colours, colours.mean(-1, keepdims=True) > around.mean((0, 2))[:, None], around)
-    return around + shares**2 / (shares**2 + (1 - ALWAYS) ** 2) * (lights - around), shares[1]
-
-
-def halves(colours, bright, default):
-    """The means of the dark and the bright among colours [N, W, 3], or the default, and the shares of both."""
-    shares = np.stack([1 - bright.mean(0), bright.mean(0)])
-    sums = np.stack([(colours * ~bright).mean(0), (colours * bright).mean(0)])
-    return np.where(shares > 0, sums / np.maximum(shares, 1e-9), default), shares
-
-
-def surroundings(lights, weight):
-    """Both lights [2, H, W, 3] as the pixels around have them, by `weight` [H, W, 1] and how much the two differ."""
-    weight = weight * np.square(lights[1] - lights[0]).mean(-1, keepdims=True) + 1e-9
-
-    def blur(x):
-        return cv2.GaussianBlur(x.astype(np.float32), (0, 0), len(x) / 8).reshape(*x.shape[:2], -1)
-
-    return np.stack([blur(weight * light) / blur(weight) for light in lights])
-
-
-def rest(always, glass):
-    """Two halves of ellipses, as Lights has them, as large as what is always in front, [H, W], and as wide."""
-    down, right = ((2 * np.arange(size) + 1) / size - 1 for size in always.shape)
-    low = down > (glass[0] + glass[1]) / 2
-    found = []
-    for end, half in (glass[1], low), (glass[0], ~low):
-        columns = always[half].sum(0)
-        if not columns.any():
-            found.append((0, end, NOTHING, NOTHING))
-            continue
-        x = np.average(right, weights=columns)
-        across = max(2 * math.sqrt(np.average(np.square(right - x), weights=columns)), 2 / len(right))
-        found.append((x, end, across, 2 * columns.sum() * 4 / always.size / (math.pi * across)))
-    return np.float32(found).T
-
-
-def room(moving):
-    """The trapezoid that fits best round the pixels [H, W] that move, as Lights has it; all of the frame if none do."""
-    rows = np.nonzero(moving.any(1))[0]
-    if len(rows) < 2:
-        return FRAME
-    height, width = moving.shape
-    moving, ends = moving[rows], 2 * np.array([rows[0], rows[-1] + 1]) / height - 1
-    sides = moving.argmax(1), width - moving[:, ::-1].argmax(1)
-    lines = [np.polyfit((2 * rows + 1) / height - 1, 2 * side / width - 1, 1) for side in sides]
-    return (*ends, *np.polyval(lines[0], ends), *np.polyval(lines[1], ends))
+    frames = frames[::math.ceil(len(frames) / 1000)]
+    rows = [frames[:, row] for row in range(frames.shape[1])]  # one at a time: as floats all would be large
+    mean, deviation = (np.stack([of(row, axis=0) for row in rows]) / 255 for of in (np.mean, np.std))
+    return mean, np.minimum(deviation.max(-1, keepdims=True) / MOVES, 1) ** 2
 
 
 def pace(cache, every_nth, lags, share=1.0):
@@ -270,43 +136,34 @@ def pace(cache, every_nth, lags, share=1.0):
     return {lag: max(0.01, min(1.0, float(np.interp(gap, whole, apart)) / independent)) for lag, gap in gaps.items()}
 
 
-def change(cache, every_nth):
-    """How much a frame of the cache that `load` made changes in one step of the model: the mean difference, 0 to 1.
-
-    At up to two thousand places.
-    """
-    frames = np.load(cache, mmap_mode="r", allow_pickle=False)
-    before, after = frames[:-every_nth], frames[every_nth:]
-    places = range(0, len(before), math.ceil(len(before) / 2000))
-    return float(np.mean([cv2.absdiff(before[i], after[i]).mean() for i in places])) / 255
-
-
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
     """Batches in one epoch, which shows about every one of `n_frames` frames once; at least 1."""
     return max(1, (n_frames - every_nth * clip_len) // (batch_size * clip_len))
 
 
-def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
+def batches(cache, batch_size, seq_len, every_nth, seed, start=0, rows=None, window=0):
     """Sequences from the cache that `load` made, for ever, beginning with batch number `start`.
 
-    A sequence is `clip_len` frames, `every_nth` apart. In each epoch of `batches_per_epoch` batches the places where
-    sequences begin follow a fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is
-    not enough, more follow. So batch number n is the same whatever `start` is. Of each batch only the sequences that
-    `rows` lists are read, all of them by default: several machines may share a batch.
+    A sequence is `seq_len` frames, `every_nth` apart; with a `window`, only so many of these, one after the other from
+    a random one on, are read. In each epoch of `batches_per_epoch` batches the places where sequences begin follow a
+    fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is not enough, more follow.
+    So batch number n is the same whatever `start` is. Of each batch only the sequences that `rows` lists are read, all
+    of them by default: several machines may share a batch.
 
     Yields:
-        uint8 [len(rows), clip_len, H, W, 3], RGB.
+        uint8 [len(rows), window or seq_len, H, W, 3], RGB.
 
     Raises:
         UserError: there are too few frames for one sequence (at once), or the cache was cut short (on the way).
     """
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     n_frames, shape, offset = len(frames), frames.shape, frames.offset
-    n_places = n_frames - every_nth * (clip_len - 1)
+    n_places = n_frames - every_nth * (seq_len - 1)
     if n_places < 1:
         raise UserError(f"{cache} holds {n_frames} frames and a sequence takes {n_frames - n_places + 1}; "
-                        "add frames, or lower --every_nth or the length of a sequence")
-    per_epoch = batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
+                        "add frames, or lower --every_nth or --seq_len")
+    length = window or seq_len
+    per_epoch = batches_per_epoch(n_frames, batch_size, length, every_nth)
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def endless():
@@ -316,8 +173,9 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
                 rng = np.random.default_rng([seed, epoch])
                 needed = math.ceil(per_epoch * batch_size / n_places)
                 order = np.concatenate([rng.permutation(n_places) for _ in range(needed)])
+                order += every_nth * rng.integers(seq_len - length + 1, size=len(order))
                 for i in range(first, per_epoch):
-                    batch = np.empty((len(rows), clip_len, *shape[1:]), np.uint8)
+                    batch = np.empty((len(rows), length, *shape[1:]), np.uint8)
                     for clip, place in zip(batch, order[i * batch_size + rows], strict=True):
                         for step, frame in enumerate(clip):
                             # Not through a map of the file: its pages would count as this process's memory.

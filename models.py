@@ -19,13 +19,6 @@ import numpy as np
 from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
-OWN = 8  # features of a blob of its own
-FULLER = 1.05  # how much more blobs cover than discs of their size, as they melt
-SHARPNESS = 1.75  # of the union of blobs: lower, and they flow together from farther off; trained, it falls too low
-FADED = 0.3  # of the way to what is behind that a thing's light may go
-REACH, FURTHEST = 0.9, 0.76  # how far blobs go up and down: of half the glass; and, in halves of a frame, at most
-LEAN = 0.7  # of the way back that a blob is pushed which leans on the glass
-BREATH = 4  # what lies at rest learns to swell and shrink so many times faster than others learn their ways
 WAVER = 0.2  # deviation of a hand's speed, as a share of it
 UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
 
@@ -62,7 +55,7 @@ def small(deviation):
 
 def own_speeds(hands):
     """The speed of each of some hands, as a multiple of that of all: all different, so that they do not come back to
-    the same places together, and the last ones faster, as they lead the large blobs.
+    the same places together.
     """
     return np.geomspace(0.87, 1.15, hands)
 
@@ -172,200 +165,7 @@ def stages(config):
     return [min(config.width * 2**i, config.width * 8) for i in range(int(math.log2(config.img_size)) - 2)]
 
 
-def make_generator(config):
-    """The generator that `config` asks for: latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1."""
-    return BlobGenerator(config) if config.blobs else DCGAN(config)
-
-
-class BlobGenerator(keras.Model):
-    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by an arrangement of blobs.
-
-    What moves in front of a camera that stands still are things that have a place. Convolutions have to learn for each
-    place anew what a thing looks like there, and fade it out here and in there for it to move. Here the latent says
-    where each of some blobs is, and a thing is moved by a number, without being drawn anew (Epstein et al., "BlobGAN:
-    spatially disentangled scene representations", 2022; there blobs are laid over each other, here they melt into one).
-
-    Two pictures, of things and of what is behind them, are drawn pixel by pixel, each from what is to be known there. A
-    layer that saw a pixel's neighbours would see edges, and draw them too: what moves would then have outlines of two
-    kinds. A thing looks as it is turned and where it is; what is behind is lit by how far away things are, and of what
-    is before it there is nothing to be known.
-    """
-
-    def __init__(self, config):
-        latents = layers.Input((config.latent_size,))
-        blobs = Blobs(config.blobs, name="blobs", dtype="float32")(latents)
-        cover, shape = Splat(config.img_size)(blobs)
-        with computing(config):
-            behind, front = shade(ops.minimum(shape[..., :1], 0), 32), shade(shape, 64)
-        frame, _ = Scene(config.still, name="background", dtype="float32")([behind, front, cover])
-        super().__init__(latents, frame, name="generator")
-
-    def begin_with(self, lights):
-        """Take from `lights`, as data.lights finds them, what is behind and in front, and the wax and its room."""
-        self.get_layer("background").begin_with(lights)
-        self.get_layer("blobs").begin_with(lights)
-
-
-def shade(x, features):
-    """Features [B, H, W, C] -> logits of light [B, H, W, 3], next to none at first, of each pixel by itself."""
-    x = layers.LeakyReLU(0.2)(Coordinates(features)(layers.Dense(features)(x)))
-    return layers.Dense(3, kernel_initializer=small(0.02), dtype="float32")(x)
-
-
-class Blobs(layers.Layer):
-    """Latents [B, Z] -> an arrangement of K + 2 blobs [B, 4, K + 2]: centres x, y, and radii across and down.
-
-    Lengths are in halves of a frame, and its middle is (0, 0). Blobs keep their sizes, in training too: how much wax
-    there is, the footage tells; what is trained finds that more wax makes more change. Each has a home, and rides two
-    of the latent's pairs, the hands of `Transition`, all made nearly of one length: one from side to side, and one up
-    and down. How far, is not trained either: it would fall short, and wax keep to the middle. Led by all hands, as by a
-    network, it would loiter and dash, as sums do. The last two lie at rest, on the floor and under the lid: what others
-    come from, and melt into. They swell and shrink as they learn to, led by the first hands, the slowest.
-    """
-
-    def __init__(self, blobs, **options):
-        super().__init__(**options)
-        self.blobs = blobs
-
-    def build(self, shape):
-        size = shape[-1]
-        self.sideways = np.arange(self.blobs) * (size // 2) // self.blobs
-        self.upright = (self.sideways + 1) % (size // 2)  # of many blobs, some share one hand, but not both
-        self.home = self.add_weight(shape=(2, self.blobs), initializer=homes, name="home")
-        self.log_radius = self.add_weight(shape=(2, self.blobs), initializer=sizes, trainable=False, name="log_radius")
-        self.room = self.add_weight(shape=(6,), initializer=frame, trainable=False, name="room")
-        self.ride = self.add_weight(shape=(2, 1, self.blobs), initializer=ways, name="ride")
-        self.rest = self.add_weight(shape=(4, 2), initializer=flat, name="rest")
-        self.breath = self.add_weight(shape=(2, 4, 2), initializer="zeros", name="breath")
-
-    def call(self, latents):
-        first, second = ops.split(latents, 2, axis=-1)
-        length = ops.sqrt((1 + ops.square(first) + ops.square(second)) / 2)
-        hands = first / length, second / length
-        x = led(hands, self.sideways, self.ride)
-        reach = ops.minimum(REACH * (self.room[1] - self.room[0]) / 2, FURTHEST)
-        y = reach * ops.take(hands[0], self.upright, axis=-1)
-        place = self.within(self.home + ops.concatenate([x, y[:, None]], axis=1))
-        moving = ops.concatenate([place, ops.broadcast_to(self.log_radius, ops.shape(place))], axis=1)
-        rest = self.rest + BREATH * led(hands, [0, 1], self.breath)
-        centre, log_radius = ops.split(ops.concatenate([moving, rest], axis=2), 2, axis=1)
-        return ops.concatenate([centre, ops.exp(log_radius)], axis=1)
-
-    def within(self, place):
-        """Places [B, 2, K] after the glass has pushed back what would be beyond it."""
-        (x, y), (across, down) = ops.unstack(place, axis=1), ops.unstack(ops.exp(self.log_radius) / 2)
-        top, bottom, *sides = (self.room[i] for i in range(6))
-        y = pushed(y, top + down, bottom - down)
-        share = (y - top) / (bottom - top)
-        left, right = (above + share * (below - above) for above, below in (sides[:2], sides[2:]))
-        return ops.stack([pushed(x, left + across, right - across), y], axis=1)
-
-    def begin_with(self, lights):
-        """Take from `lights`, as data.lights finds them, how much wax moves, where, and what lies at rest."""
-        self.room.assign(lights.room)
-        self.rest.assign(np.concatenate([lights.rest[:2], np.log(lights.rest[2:])]))
-        own = FULLER * math.pi * ops.sum(ops.exp(ops.sum(self.log_radius, axis=0)))
-        self.swell(lights.area / own)
-
-    def swell(self, share):
-        """Let blobs that move together have `share` times their area."""
-        self.log_radius.assign(self.log_radius + ops.log(share) / 2)
-
-
-def led(hands, which, ways):
-    """Ways of things [B, N, K], each led by `which` [K] of the hands [B, Z / 2], as far as `ways` [2, N, K] say."""
-    return sum(ops.take(part, which, axis=-1)[:, None] * ways[i] for i, part in enumerate(hands))
-
-
-def pushed(place, low, high):
-    """Places that lie beyond low or high, most of the way back: wax flattens where it leans on glass."""
-    return place + LEAN * (ops.minimum(ops.maximum(place, low), high) - place)
-
-
-def frame(shape, dtype=None):
-    """The room for blobs [6] that all of a frame is; see data.Lights."""
-    return ops.convert_to_tensor([-1, 1, -1, -1, 1, 1], dtype)
-
-
-def homes(shape, dtype=None):
-    """Initial homes [2, K]: side by side, halfway up."""
-    beside = keras.initializers.RandomUniform(-0.3, 0.3)((1, shape[1]), dtype)
-    return ops.concatenate([beside, 0 * beside], axis=0)
-
-
-def sizes(shape, dtype=None):
-    """Initial logarithms of radii [2, K]: round, of many sizes, the large ones on the faster hands."""
-    radius = ops.convert_to_tensor(np.log(np.geomspace(0.06, 0.2, shape[1])), dtype)
-    return ops.stack([radius, radius])
-
-
-def ways(shape, dtype=None):
-    """Initial ways from side to side [2, 1, K], by both numbers of a hand: by the first."""
-    return ops.convert_to_tensor(np.broadcast_to(np.float32([[[0.25]], [[0]]]), shape), dtype)
-
-
-def flat(shape, dtype=None):
-    """Initial x, y, and logarithms of radii across and down of the blobs at rest [4, 2]."""
-    return ops.convert_to_tensor([[0, 0], [1, -1], [math.log(0.5)] * 2, [math.log(0.05)] * 2], dtype)
-
-
-class Splat(layers.Layer):
-    """Blobs [B, 4, K] -> what they are to each pixel: cover [B, size, size, 1], shape [B, size, size, 4 + OWN].
-
-    A blob weighs exp(s (1 - d^2)) where d is the distance from its centre in radii, and s is SHARPNESS (Blinn, "A
-    generalization of algebraic surface drawing", 1982). The logarithm of the sum of all weights, divided by s, is a
-    height: 0 at the edge of a blob that is alone, 1 in its middle, -2 far from all. By its slope it is the distance
-    from the edge (Taubin, "Distance approximations for rasterizing implicit curves", 1994). So cover says how much of a
-    pixel is covered, from 0 to 1: an edge is as sharp as pixels allow.
-
-    The first feature of shape is the height. The next three say where a round thing faces there, as a vector of length
-    1: right and down, how far from the blobs' centres the pixel lies, in radii, the mean by their weights; and what is
-    left of that length, towards the camera. The others are the mean of trained vectors, one of each blob.
-
-    A weight being a product of a function of x and one of y, the sums over blobs are products of small matrices. Blobs
-    are seen through pixels, as blurred by a Gaussian of the width of one: too small a blob fades instead of flickering.
-    """
-
-    def __init__(self, size):
-        super().__init__(dtype="float32")  # in halves of that, a blob would move by jumps
-        self.size = size
-
-    def build(self, shape):
-        self.own = self.add_weight(shape=(shape[-1], OWN), initializer=small(1), name="own")
-        self.pixels = ((2 * np.arange(self.size) + 1) / self.size - 1).astype("float32")
-
-    def call(self, blobs):
-        x, y, across, down = (ops.expand_dims(part, -1) for part in ops.unstack(blobs, axis=1))
-        (u, column, across), (v, row, down) = (self.profile(place, radius) for place, radius in
-                                               ((x, across), (y, down)))
-        column = math.exp(SHARPNESS) * column
-        own = ops.reshape(column[..., None] * self.own[:, None], (-1, blobs.shape[-1], self.size * OWN))
-
-        def total(over_y, over_x):
-            return ops.matmul(ops.swapaxes(over_y, 1, 2), over_x)
-
-        weight = total(row, column)
-        beyond = weight + math.exp(-2 * SHARPNESS)  # never 0
-        height = ops.log(beyond) / SHARPNESS
-        steep = [total(row, column * u / across), total(row * v / down, column)]
-        slope = ops.sqrt(4 * sum(ops.square(part / beyond) for part in steep) + 1)  # 1: of one blob beyond all
-        cover = 0.5 * (1 + ops.clip(height / slope * self.size, -1, 1))
-        right, down = total(row, column * u) / beyond, total(row * v, column) / beyond
-        toward = ops.sqrt(ops.relu(1 - ops.square(right) - ops.square(down)) + 0.01)  # of which the slope is finite
-        own = ops.reshape(total(row, own), (-1, self.size, self.size, OWN)) / (weight[..., None] + 1)
-        return cover[..., None], ops.concatenate([ops.stack([height, right, down, toward], axis=-1), own], axis=-1)
-
-    def profile(self, place, radius):
-        """How far each row or column of pixels is from blobs [B, K, 1], in radii as seen, and how much it has of them.
-
-        Returns (distances [B, K, size], shares [B, K, size], at most 1, and the radii as seen [B, K, 1]).
-        """
-        seen = ops.sqrt(ops.square(radius) + (1 / self.size) ** 2)
-        distance = (self.pixels - place) / seen
-        return distance, radius / seen * ops.exp(-SHARPNESS * ops.square(distance)), seen
-
-
-class DCGAN(keras.Sequential):
+class Generator(keras.Sequential):
     """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by convolutions alone (Radford et al. 2016).
 
     With `bilinear` upsampling, pixels are doubled along straight lines between convolutions: what is drawn is then an
@@ -396,9 +196,9 @@ class DCGAN(keras.Sequential):
         self.add(layers.Activation("sigmoid", dtype="float32"))
         self.build((None, config.latent_size))
 
-    def begin_with(self, lights):
-        """Draw on top of the mean frame that `lights`, as data.lights finds them, hold."""
-        self.get_layer("background").begin_with(lights)
+    def begin_with(self, mean, mask):
+        """Draw on top of the mean frame, where the mask says that pixels change; see data.background."""
+        self.get_layer("background").begin_with(mean, mask)
 
     def double(self, channels, config):
         """Add a convolution to `channels` of twice the height and width."""
@@ -459,66 +259,22 @@ class Background(layers.Layer):
         self.picture = self.add_weight(shape=(height, width, channels), initializer="zeros", trainable=False,
                                        name="picture")
         if self.still:
-            self.moving = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="moving")
+            self.mask = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="mask")
 
     def call(self, x):
-        return self.on(self.picture, x)
+        return self.picture + (self.mask * x if self.still else x)
 
-    def on(self, picture, x):
-        """The logits of what is drawn, x, on top of a picture."""
-        return picture + (self.moving * x if self.still else x)
-
-    def begin_with(self, lights):
-        """Take from `lights`, as data.lights finds them, the mean frame for the picture, and what moves."""
-        self.picture.assign(logits(lights.mean))
+    def begin_with(self, mean, mask):
+        """Take the mean frame [H, W, 3] in 0..1 and the mask of what moves [H, W, 1]."""
+        self.picture.assign(logits(mean))
         if self.still:
-            self.moving.assign(lights.moving)
+            self.mask.assign(mask)
 
 
 def logits(picture):
     """The logits of a picture in 0..1."""
     picture = ops.clip(picture, 0.01, 0.99)
     return ops.log(picture / (1 - picture))
-
-
-class Scene(Background):
-    """Two pictures of logits [B, H, W, 3] and a cover [B, H, W, 1] -> frames [B, H, W, 3] in 0..1, and what is hidden.
-
-    The first picture is what is behind, the second what is seen where that is covered. A pixel at an edge has the light
-    of both, by how much of it is covered, as in a camera (Porter and Duff, "Compositing digital images", 1984): an edge
-    that moves is the same edge. Each is drawn on top of a picture of its own.
-
-    Comes with it how far what nobody sees of the second picture, as it covers nothing there, is from what is seen there
-    at other times [B]: the squared difference, averaged over a frame. Else there is liquid in front of liquid, and it
-    shows at the edges. Nor is what is seen of it more than FADED of the way to what is behind: things would turn to
-    liquid where the discriminator wants fewer of them.
-    """
-
-    def build(self, shapes):
-        super().build(shapes[0])
-        self.front = self.add_weight(shape=self.picture.shape, initializer=keras.initializers.Constant(2),
-                                     trainable=False, name="front")
-
-    def call(self, inputs):
-        *pictures, cover = inputs
-        behind, front = self.light(pictures)
-        hidden = (1 - ops.stop_gradient(cover)) * ops.square(front - ops.sigmoid(self.front))
-        return behind + cover * (front - behind), ops.mean(hidden, axis=(1, 2, 3))
-
-    def light(self, pictures):
-        """What is behind and what is in front, [B, H, W, 3] in 0..1."""
-        behind, front = (ops.sigmoid(self.on(picture, x)) for picture, x in
-                         zip((self.picture, self.front), pictures, strict=True))
-        usual = ops.sigmoid(self.front)
-        way = ops.sigmoid(self.picture) - usual
-        unit = way / (ops.sum(ops.square(way), axis=-1, keepdims=True) + 1e-6)
-        along = ops.matmul((front - usual) * unit, ops.ones((3, 3)))  # the sum of each pixel's channels, and faster
-        return behind, front - ops.relu(along - FADED) * way
-
-    def begin_with(self, lights):
-        """Take from `lights`, as data.lights finds them, what is behind and in front, and what moves."""
-        super().begin_with(lights._replace(mean=lights.behind))
-        self.front.assign(logits(lights.front))
 
 
 class Discriminator(keras.Model):

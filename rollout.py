@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import checkpoints
 from config import Config
-from models import Transition, interpolate, make_generator, turn
+from models import Generator, Transition, interpolate, turn
 
 MELT = 25  # steps over which a lamp turns into another, or the end of a looping film into its beginning
 BATCH = 2**18  # pixels that are drawn at once in a film
@@ -22,7 +22,7 @@ def load(prefix):
         UserError: a file is missing or broken, or the weights belong to another config.
     """
     config = Config.load(prefix.with_name("config.json")).at_play()
-    generator, transition = make_generator(config), Transition(config)
+    generator, transition = Generator(config), Transition(config)
     checkpoints.read(tf.train.Checkpoint(generator=generator, transition=transition), prefix)
     return config, generator, transition
 

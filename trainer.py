@@ -10,15 +10,14 @@ import checkpoints
 import losses
 from distribution import local_replicas
 from files import UserError
-from models import Discriminator, Transition, make_generator, own_speeds
+from models import Discriminator, Generator, Transition, own_speeds
 
-METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "loss/pace", "loss/hidden",
+METRICS = ("loss/discriminator", "loss/generator", "loss/normality", "loss/distances", "loss/pace",
            "gradient/discriminator", "gradient/generator",
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 PENALISED = 4  # clips of a batch under each gradient penalty: of all it would cost as much as the rest of a step
 SAMPLES = 8  # lamps drawn for TensorBoard
 PAST = 16  # sequences before a step's own to which its latents are compared: by then they are to be forgotten
-CALIBRATED = 4  # places in time at which each lamp is drawn to calibrate them; a sequence lies between two
 REFRESH = (64, 64)  # batches and latents a batch to gather a batch norm's statistics: 0.9^64 of what was there stays
 
 
@@ -40,12 +39,9 @@ class Trainer:
     def build(self):
         """Make all that changes in training."""
         config = self.config
-        self.generator, self.transition = make_generator(config), Transition(config)
-        self.drawing = self.generator
-        if config.blobs and config.background:  # and with what is hidden
-            self.drawing = keras.Model(self.generator.input, self.generator.get_layer("background").output)
+        self.generator, self.transition = Generator(config), Transition(config)
         self.discriminator = Discriminator(config)
-        self.average = {"generator": make_generator(config.at_play()), "transition": Transition(config.at_play())}
+        self.average = {"generator": Generator(config.at_play()), "transition": Transition(config.at_play())}
         for name, network in self.average.items():
             network.set_weights(getattr(self, name).get_weights())
         self.lamp_weights = self.generator.trainable_variables + self.transition.trainable_variables
@@ -56,7 +52,6 @@ class Trainer:
         normals = tf.random.stateless_normal((config.chains, config.latent_size), [config.seed, -1])
         self.lags = lags(config.seq_len)
         self.pace = tf.Variable(tf.ones((len(self.lags), config.latent_size)), trainable=False)
-        self.footage = tf.Variable(tf.zeros(3), trainable=False)  # its light, that behind all things, a step's change
         self.state = [tf.Variable(part) for part in self.transition.initial(normals)]
         shape = (config.chains, PAST * config.seq_len, config.latent_size)
         self.past = tf.Variable(tf.random.stateless_normal(shape, [config.seed, -3]))
@@ -64,20 +59,15 @@ class Trainer:
         self.resuming = tf.train.Checkpoint(
             generator=self.generator, transition=self.transition, discriminator=self.discriminator,
             average=self.playing, lamp_optimizer=self.lamp_optimizer, judge_optimizer=self.judge_optimizer,
-            step=self.step, seconds=self.seconds, state=self.state, past=self.past, pace=self.pace,
-            footage=self.footage)
+            step=self.step, seconds=self.seconds, state=self.state, past=self.past, pace=self.pace)
 
     def sizes(self):
         """How many weights each network has, in words."""
         return ", ".join(f"{network.name} {network.count_params():,}" for network in
                          (self.generator, self.transition, self.discriminator)) + " weights"
 
-    def begin_with(self, lights, pace, change):
-        """Let the generator start from the footage's `lights`, and the states move at its `pace`, by lag; see data.
-
-        `change` is what playing weights are calibrated by, besides the lights.
-        """
-        self.footage.assign([luma(lights.mean), luma(lights.behind), change])
+    def begin_with(self, background, pace):
+        """Let the generator draw on the footage's `background`, and the states move at its `pace`, by lag; see data."""
         # A hand that is k times as fast as others is like itself at a time as they are at k times that. Where that is
         # how a Gaussian falls, it is what they have to the power of k^2.
         own = np.tile(own_speeds(self.config.latent_size // 2), 2)
@@ -86,7 +76,7 @@ class Trainer:
             transition.begin_with(pace[1])
         if self.config.background:
             for generator in (self.generator, self.average["generator"]):
-                generator.begin_with(lights)
+                generator.begin_with(*background)
 
     def train_step(self, real, learning_rate, clock=(0.0, 0.0)):
         """Train on real clips, uint8 [B, T, H, W, 3]: those of the batch that `rows` names.
@@ -149,20 +139,19 @@ class Trainer:
         seen, back = self.see(window, real, rows, seeds[2:4])
         order = [row % n * share + row // n for row in range(config.batch_size)]  # where in what is gathered
         whole = (tf.ensure_shape(device.all_gather(part, axis=0), (None, *part.shape[1:])) for part in seen)
-        fake, true, *small, hidden = (tf.gather(part, order) for part in whole)
+        fake, true, *small = (tf.gather(part, order) for part in whole)
         with tf.GradientTape(persistent=True) as judging:
-            judging.watch((fake, true, small, hidden))
+            judging.watch((fake, true, small))
             fake_logits, real_logits = self.discriminator.judge(fake), self.discriminator.judge(true)
             if config.relativistic:
                 real_logits, fake_logits = losses.relative(real_logits, fake_logits)
             judge_loss = losses.discriminator_loss(real_logits, fake_logits)
             fool_loss = losses.generator_loss(fake_logits)
             apart = losses.distance_penalty(*small)
-            astray = tf.reduce_mean(hidden)
-            lamp_loss = fool_loss + config.distance_weight * apart + config.hidden_weight * astray
+            lamp_loss = fool_loss + config.distance_weight * apart
             scaled = scale[0] * judge_loss, scale[1] * lamp_loss
         by_judge = judging.gradient(scaled[0], (fake, true))
-        by_lamp = judging.gradient(scaled[1], (fake, small[0], hidden))
+        by_lamp = judging.gradient(scaled[1], (fake, small[0]))
         eye, hand, by_window = back(*([tf.gather(pull, rows) for pull in pulls] for pulls in (by_judge, by_lamp)))
         judge_gradients = eye + judging.gradient(scaled[0], self.head, tf.constant(1 / n))
         lamp_gradients = hand + rolling.gradient((window, penalty), self.transition.trainable_variables,
@@ -172,11 +161,11 @@ class Trainer:
             weight = scale[0] * config.r1_gamma / n
             judge_gradients = self.penalise(judge_gradients, to_float(real[:len(few)]), few, seeds[3], weight)
         if config.r2_gamma:
-            weight, clips = scale[0] * config.r2_gamma / n, self.decode(tf.gather(window, few))[0]
+            weight, clips = scale[0] * config.r2_gamma / n, self.decode(tf.gather(window, few))
             judge_gradients = self.penalise(judge_gradients, clips, few, seeds[2], weight)
         self.judge_optimizer.apply(judge_gradients, self.eye + self.head)
         self.lamp_optimizer.apply(lamp_gradients, self.lamp_weights)
-        metrics = tf.stack([judge_loss, fool_loss, normality, apart, pace, astray,
+        metrics = tf.stack([judge_loss, fool_loss, normality, apart, pace,
                             n / scale[0] * tf.linalg.global_norm(judge_gradients),
                             n / scale[1] * tf.linalg.global_norm(lamp_gradients),
                             *losses.moments(outputs, axis=(0, 1, 2))])
@@ -208,10 +197,9 @@ class Trainer:
         losses, and once more to carry the gradients of those back (Gao et al., "Scaling deep contrastive learning
         batch size under memory limited setup", 2021).
 
-        Returns (seen, back): of the drawn and of the real clips the features [B, T, F], then of both the thumbnails,
-        then what is hidden in the drawn ones [B]; and a function that turns a judge's gradients by both features, and
-        a lamp's by features, thumbnails and what is hidden of the drawn ones, into gradients by the weights that see,
-        by those that draw, and by `window`.
+        Returns (seen, back): of the drawn and of the real clips the features [B, T, F], then of both the thumbnails;
+        and a function that turns a judge's gradients by both features, and a lamp's by features and thumbnails of the
+        drawn ones, into gradients by the weights that see, by those that draw, and by `window`.
         """
         parts, drawing = self.config.accumulate, self.generator.trainable_variables
         rows = tf.reshape(rows, (parts, -1))
@@ -224,10 +212,10 @@ class Trainer:
         def forth(part):
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(window)
-                clips, hidden = decode(tf.gather(window, rows[part]))
+                clips = decode(tf.gather(window, rows[part]))
                 fake = self.augment(clips, seeds[0], rows[part])
                 true = self.augment(to_float(real[part]), seeds[1], rows[part])
-                seen = [look(fake), look(true), losses.thumbnails(fake), losses.thumbnails(true), hidden]
+                seen = [look(fake), look(true), losses.thumbnails(fake), losses.thumbnails(true)]
             return tape, seen
 
         def back(tape, seen, by_judge, by_lamp):
@@ -250,7 +238,7 @@ class Trainer:
             return tf.foldl(add, tf.range(parts), nothing, parallel_iterations=1)
 
         seen = tf.map_fn(lambda part: forth(part)[1], tf.range(parts), parallel_iterations=1,
-                         fn_output_signature=5 * [tf.float32])
+                         fn_output_signature=4 * [tf.float32])
         return [tf.reshape(part, (-1, *part.shape[2:])) for part in seen], back_in_parts
 
     def seeds(self, n):
@@ -267,12 +255,10 @@ class Trainer:
         return tf.slice(latents, [0, start, 0], [config.batch_size, config.clip_len, config.latent_size])
 
     def decode(self, latents):
-        """Clips [B, T, H, W, 3] of latents [B, T, Z], drawn as one batch, and what is hidden [B]; see models.Scene."""
+        """Clips [B, T, H, W, 3] of latents [B, T, Z], drawn as one batch."""
         config, (batch, time, size) = self.config, latents.shape
-        drawn = self.drawing(tf.reshape(latents, (-1, size)), training=True)
-        frames, hidden = (drawn, tf.zeros(batch * time)) if self.drawing is self.generator else drawn
-        clips = tf.reshape(frames, (batch, time, config.img_size, config.img_size, 3))
-        return clips, tf.reduce_mean(tf.reshape(hidden, (batch, time)), axis=1)
+        frames = self.generator(tf.reshape(latents, (-1, size)), training=True)
+        return tf.reshape(frames, (batch, time, config.img_size, config.img_size, 3))
 
     def augment(self, clips, seed, rows):
         """Clips [B, T, H, W, 3], each shifted in a way of its own, with --augment; else as they are.
@@ -333,39 +319,6 @@ class Trainer:
             _, _, state = self.average["transition"].roll(tf.random.stateless_normal(shape, seed), state)
             self.average["generator"](state[0], training=True)
 
-    def calibrate(self):
-        """Let the averaged lamp be as light as the footage, and change as much in a step.
-
-        Both come out of a training a few percent off. Wax gives light as it covers, and covers as the square of its
-        radii; a lamp changes as much as it is fast. That is nearly so: hence twice. It begins with what is trained
-        each time, so that a run that was stopped ends as one that was not.
-        """
-        trained, blobs = (network.get_layer("blobs") for network in (self.generator, self.average["generator"]))
-        transition = self.average["transition"]
-        blobs.log_radius.assign(trained.log_radius)
-        transition.pace.assign(self.transition.pace)
-        light, behind, change = self.footage.numpy()
-        for _ in range(2):
-            drawn_light, drawn_change = self.measure().numpy()
-            blobs.swell(within_reason(light - behind, drawn_light - behind))
-            transition.pace.assign(transition.pace * within_reason(change, drawn_change))
-
-    @tf.function
-    def measure(self):
-        """The averaged lamp's light and its change in a step, [2] in 0..1, on states that its own lamps run through."""
-        generator, transition, config = self.average["generator"], self.average["transition"], self.config
-        shape = (config.chains, CALIBRATED * config.seq_len, config.latent_size)
-        latents, _, _ = transition.roll(tf.random.stateless_normal(shape, self.seeds(1)[0]), tuple(self.state))
-        pairs = tf.stack([latents[:, i::config.seq_len] for i in (0, 1)], axis=2)
-        n = math.gcd(config.chains * CALIBRATED, SAMPLES)
-        pairs = tf.reshape(pairs, (-1, 2 * n, config.latent_size))
-
-        def look(some):
-            frames = tf.reshape(generator(some, training=False), (n, 2, -1, 3))
-            return tf.stack([luma(frames), tf.reduce_mean(tf.abs(frames[:, 1] - frames[:, 0]))])
-
-        return tf.reduce_mean(tf.map_fn(look, pairs), axis=0)
-
     @tf.function
     def sample(self):
         """New lamps, the same ones each time: (latents [N, 5, Z], frames [SAMPLES, 5, H, W, 3]) at SAMPLE_STEPS."""
@@ -384,8 +337,6 @@ class Trainer:
         if not checkpoints.exists(prefix):
             if self.config.generator_norm == "batch":
                 self.refresh_statistics()
-            if self.config.blobs and self.config.background and self.config.pace:
-                self.calibrate()
             checkpoints.write(self.playing, prefix)
 
     def save_state(self, run):
@@ -406,16 +357,6 @@ class Trainer:
         state = checkpoints.find_state(run)
         checkpoints.sweep(run)
         checkpoints.read(self.resuming, state)
-
-
-def luma(frames):
-    """How light frames [..., 3] in 0..1 are to the eye, on average."""
-    return tf.reduce_mean(tf.image.rgb_to_grayscale(tf.cast(frames, "float32")))
-
-
-def within_reason(wanted, found):
-    """By what to multiply `found` for it to be `wanted`: a tenth more or less at most, as then more is wrong."""
-    return min(1.1, max(0.9, wanted / found)) if found else 1.0
 
 
 def check_parts(config, devices):

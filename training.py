@@ -65,11 +65,11 @@ def train(config, frames, run=None, strategy=None):
         started -= float(trainer.seconds)
     steps_per_epoch = min(LONGEST_EPOCH, data.batches_per_epoch(data.count(frames), config.batch_size, config.clip_len,
                                                                 config.every_nth))
-    batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed,
-                           int(trainer.step), trainer.rows())
+    batches = data.batches(frames, config.batch_size, config.seq_len, config.every_nth, config.seed,
+                           int(trainer.step), trainer.rows(), config.window)
     if not run:
         pace = data.pace(frames, config.every_nth, trainer.lags, config.pace)
-        trainer.begin_with(data.lights(frames), pace, data.change(frames, config.every_nth))
+        trainer.begin_with(data.background(frames), pace)
     agree(trainer.strategy, f"{dataclasses.replace(config, data_dir='')} {int(trainer.step)}")
     if trainer.chief:
         if not run:

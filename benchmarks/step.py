@@ -50,7 +50,7 @@ def unroll(models, trainer):
     class Trainer(trainer.Trainer):
         def decode(self, latents):
             frames = [self.generator(latents[:, t], training=True) for t in range(latents.shape[1])]
-            return ops.stack(frames, axis=1), ops.zeros(latents.shape[0])  # and nothing hidden
+            return ops.stack(frames, axis=1)
 
     trainer.Transition, trainer.Discriminator = Transition, Discriminator
     return Trainer

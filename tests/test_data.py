@@ -336,65 +336,25 @@ print(peak() - before)
     assert int(done.stdout) < 20e6
 
 
-@pytest.mark.parametrize("things", ["bright", "dark"])
-def test_lights_are_told_apart_pixel_by_pixel(tmp_path, things):
-    behind, front = two_lights(things)
-    covered = np.random.default_rng(0).random((2000, 16, 16, 1)) < 0.3
-    covered[:, :8] = False  # the camera's other half: nothing comes there
-    np.save(tmp_path / "film.npy", np.where(covered, front, behind).astype(np.uint8))
-    seen = data.lights(tmp_path / "film.npy")
-    np.testing.assert_allclose(seen.behind * 255, behind, atol=2)
-    np.testing.assert_allclose(seen.front[8:] * 255, front[8:], atol=4)
-    np.testing.assert_allclose(seen.front[:8], seen.mean[:8], atol=1e-6)
-    np.testing.assert_allclose(seen.moving, np.broadcast_to(np.arange(16)[:, None, None] >= 8, (16, 16, 1)))
-    assert seen.room == pytest.approx((0, 1, -1, -1, 1, 1), abs=1e-6), "the lower half"
-    # In half of a frame, which is 2 of the 4 squares, discs cover three tenths.
-    assert 1 - np.exp(-seen.area / 2) == pytest.approx(0.3, abs=0.01)
-    assert seen.rest[2:].max() == pytest.approx(data.NOTHING), "nothing rests"
+def test_background_is_the_mean_frame_and_where_pixels_change(tmp_path):
+    film = np.full((60, 8, 8, 3), 100, np.uint8)
+    film[::2, 4:] = 140
+    film[::2, 3, :, 0] = 101  # noise of a camera
+    np.save(tmp_path / "film.npy", film)
+    mean, mask = data.background(tmp_path / "film.npy")
+    np.testing.assert_allclose(mean, film.mean(0) / 255, atol=1e-6)
+    assert mask.shape == (8, 8, 1)
+    assert (mask[4:] == 1).all()
+    assert (mask[:3] == 0).all()
+    assert (mask[3] > 0).all()
+    assert (mask[3] < 0.02).all()
 
 
-@pytest.mark.parametrize("things", ["bright", "dark"])
-def test_of_a_pixel_that_is_always_covered_the_pixels_around_tell_what_is_behind(tmp_path, things):
-    behind, front = two_lights(things)
-    y, x = np.mgrid[:16, :16] / 8 - 1 + 1 / 16
-    pool, mass = (x / 0.7) ** 2 + ((y - 1) / 0.5) ** 2 < 1, (x / 0.4) ** 2 + ((y + 1) / 0.9) ** 2 < 1
-    rng = np.random.default_rng(0)
-    covered = rng.random((2000, 16, 16)) < 0.4
-    covered[:, pool | mass] = True  # more than half of what there is, so front is not what is seen less
-    covered[:, y < -0.9] = True
-    edge = ~mass & (y < 0) & (np.abs((x / 0.4) ** 2 + ((y + 1) / 0.9) ** 2 - 1) < 0.2)
-    film = np.where(covered[..., None], front, behind).astype(float)
-    film[:, edge] = (0.6 * behind + 0.4 * front)[edge]  # it lies still, and is neither
-    film += rng.normal(0, 5, (2000, 16, 16, 1))
-    np.save(tmp_path / "film.npy", film.clip(0, 255).astype(np.uint8))
-    seen = data.lights(tmp_path / "film.npy")
-    far = np.abs(behind - front).mean()
-    assert np.abs(255 * seen.behind - behind).mean(-1).max() < far / 5
-    assert np.abs(255 * seen.front - front).mean(-1)[~edge].max() < far / 5
-    assert seen.rest[:, 0] == pytest.approx((0, 1, 0.7, 0.5), abs=0.1), "the pool"
-    assert seen.rest[[0, 1], 1] == pytest.approx((0, -1), abs=0.1)
-    assert seen.rest[3, 1] > 0.5, "what hangs from above"
-
-
-def two_lights(things):
-    """What is behind and what is in front, [16, 16, 3] in 0..255, each a slope of its own."""
-    down, right = np.mgrid[:16, :16, :1][:2] / 15
-    liquid = 60 + 20 * down, 40 - 20 * right, 80 + 0 * down
-    wax = 220 + 20 * down, 150 + 30 * right, 170 - 20 * right
-    liquid, wax = (np.concatenate(channels, axis=-1) for channels in (liquid, wax))
-    return (liquid, wax) if things == "bright" else (wax, liquid)
-
-
-def test_change_is_that_of_one_step_of_the_model(tmp_path):
-    frames = np.zeros((100, 4, 4, 3), np.uint8)
-    frames[:, :2] = np.arange(100)[:, None, None, None]  # half of each frame is one level lighter than the one before
-    np.save(tmp_path / "film.npy", frames)
-    assert data.change(tmp_path / "film.npy", 6) == pytest.approx(3 / 255)
-
-
-def test_the_room_is_the_trapezoid_of_what_moves():
-    y, x = np.mgrid[:64, :64] / 32 - 1 + 1 / 64
-    glass = (y > -0.75) & (y < 0.5) & (np.abs(x - 0.1) < 0.5 + 0.2 * y)
-    assert data.room(glass) == pytest.approx((-0.75, 0.5, -0.25, -0.5, 0.45, 0.7), abs=0.02)
-    for whole in np.zeros((8, 8), bool), np.ones((8, 8), bool):
-        assert data.room(whole) == pytest.approx((-1, 1, -1, -1, 1, 1))
+def test_a_window_of_a_sequence_is_read_from_a_random_step_on(tmp_path):
+    np.save(tmp_path / "film.npy", np.arange(200, dtype=np.uint8)[:, None, None, None].repeat(3, -1))
+    batch = next(data.batches(tmp_path / "film.npy", 150, 20, 2, 0, window=3))
+    firsts = batch[:, 0, 0, 0, 0].astype(int)
+    np.testing.assert_array_equal(np.diff(batch[..., 0, 0, 0].astype(int)), 2)
+    assert batch.shape == (150, 3, 1, 1, 3)
+    assert firsts.min() < 20
+    assert firsts.max() > 175, "also the last frames are seen"

@@ -58,14 +58,6 @@ def test_onnx_draws_the_same_lamp(page, run):
     assert np.abs(frames[..., :3].astype(int) - drawn).max() <= 1
 
 
-def test_a_lamp_of_blobs_is_trained_saved_and_given_away(footage, flags, built):
-    done = learn(footage, *flags, "--blobs=5", "--epochs=1")
-    assert done.returncode == 0, done.stderr
-    done = learn(footage, "--mode=export", "--out=lamp")  # which compares with TensorFlow, on its own
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (footage / "lamp" / "generator.onnx").is_file()
-
-
 def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PAGE", tmp_path / "nothing")
     with pytest.raises(UserError, match="make web"):

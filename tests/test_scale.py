@@ -24,7 +24,7 @@ from sharing import trained
 from trainer import METRICS, Trainer, check_parts
 
 STEPS = 5
-BATCH_NORM = dict(blobs=0, generator_norm="batch", upsampling="transposed", batch_norm=True, r1_gamma=0.0, r2_gamma=0.0)
+BATCH_NORM = dict(generator_norm="batch", upsampling="transposed", batch_norm=True, r1_gamma=0.0, r2_gamma=0.0)
 
 
 def assert_same(ours, theirs, tolerance):
