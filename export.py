@@ -11,7 +11,7 @@ import tf2onnx
 
 from files import UserError, replacing
 from models import turn
-from rollout import BURN_IN, MELT, load
+from sample import BURN_IN, MELT, load
 
 PAGE = Path(__file__).with_name("web") / "dist"  # where `make web` puts the page
 OPSET = 17  # of ONNX; the least that knows all the operations

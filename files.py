@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and the error that tells a person what to mend."""
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,3 +31,9 @@ def settle(part, path):
     with open(part, "rb") as written:
         os.fsync(written.fileno())
     os.replace(part, path)
+
+
+def first_line(text):
+    """The first line of a program's error output, without the "[component @ address] " that ffmpeg and Qt put first."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["no message"]
+    return re.sub(r"^(\[[^]]*\] *|qt\.\S+: )+", "", lines[0]).strip().rstrip(".")

@@ -66,28 +66,28 @@ def resumed(run, preset, values):
 
 def live(weights=None, seed=0, fps=30.0, grid="1x1"):
     """Watch the lamp in a window; q, Esc or closing it ends."""
-    import playback
+    import window
 
     rows, columns = wall(grid)
-    playback.check_display()
-    lamps = played(weights, seed, rows * columns)
-    print("in the window: " + ", ".join(f"{key}: {meaning}" for key, meaning in playback.KEYS.items()), flush=True)
-    playback.show((playback.tiled(frames, rows) for frames in lamps.frames()), fps, lamps.renew)
+    window.check_display()
+    lamps, tiled = played(weights, seed, rows * columns)
+    print("in the window: " + ", ".join(f"{key}: {meaning}" for key, meaning in window.KEYS.items()), flush=True)
+    window.show((tiled(frames, rows) for frames in lamps.frames()), fps, lamps.renew)
 
 
 def video(weights=None, seed=0, fps=30.0, grid="1x1", duration=30.0, scale=1, loop=False, out="out.png"):
     """Film the lamp: an animated picture that plays for ever, or a video."""
-    import playback
+    import video
 
     rows, columns = wall(grid)
-    playback.check_film(out, fps)
-    lamps = played(weights, seed, rows * columns)
+    video.check(out, fps)
+    lamps, tiled = played(weights, seed, rows * columns)
     count = max(1, round(duration * fps))
     frames = lamps.frames(lamps.at_once)
     if loop:
         steps = max(1, round(count / lamps.config.every_nth))
         count, frames = steps * lamps.config.every_nth, lamps.loop(steps)
-    playback.film((playback.tiled(lamps, rows) for lamps in frames), out, fps, count, scale)
+    video.write((tiled(lamps, rows) for lamps in frames), out, fps, count, scale)
 
 
 def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite=False):
@@ -102,8 +102,8 @@ def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite
     frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size)
     print(f"evaluating {prefix} beside {data_dir}", flush=True)
     with hushed():
-        import evaluation
-    print(evaluation.table(evaluation.evaluate(prefix, frames, seed, steps, overwrite)))
+        import evaluate
+    print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
     print(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 
 
@@ -137,8 +137,8 @@ def played(weights, seed, count):
     prefix = checkpoints.find_weights(weights)
     print(f"playing {prefix}", flush=True)
     with hushed():
-        import rollout
-    return rollout.Lamps(prefix, count, seed)
+        import sample
+    return sample.Lamps(prefix, count, seed), sample.tiled
 
 
 def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=False):

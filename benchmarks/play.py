@@ -36,12 +36,12 @@ def measure(prefix):
     """The figures, by name."""
     import tensorflow as tf
 
-    import rollout
+    import sample
     from models import interpolate
 
-    lamps = rollout.Lamps(prefix)
+    lamps = sample.Lamps(prefix)
     config, live, film = lamps.config, lamps.frames(), lamps.frames(lamps.at_once)
-    wall = rollout.Lamps(prefix, lamps=12)
+    wall = sample.Lamps(prefix, lamps=12)
     many = wall.frames()
     eager = dict(state=lamps.begin())
 
@@ -49,7 +49,7 @@ def measure(prefix):
         before = eager["state"][0]
         eager["state"] = lamps.transition(tf.random.normal((1, config.latent_size)), eager["state"])[1]
         for latent in tf.unstack(interpolate(before, eager["state"][0], config.every_nth), axis=1):
-            rollout.draw(lamps.generator, latent).numpy()
+            sample.draw(lamps.generator, latent).numpy()
 
     def rolling(chains, steps=1000):
         normals = tf.random.normal((chains, steps, config.latent_size))

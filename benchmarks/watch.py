@@ -41,11 +41,11 @@ def window(prefix, fps, seconds):
     with screen():
         import cv2
 
-        import playback
         from learn import hushed
+        from window import show
 
         with hushed():
-            import rollout
+            import sample
         times, imshow = [], cv2.imshow
 
         def timed(*args):
@@ -53,10 +53,10 @@ def window(prefix, fps, seconds):
             times.append(time.perf_counter())
 
         cv2.imshow = timed
-        frames = (lamps[0] for lamps in rollout.Lamps(prefix).frames())
+        frames = (lamps[0] for lamps in sample.Lamps(prefix).frames())
         next(frames)  # the networks are built, and the lamps warm
         end = time.perf_counter() + seconds
-        playback.show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)
+        show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)
         return times
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 import export
 from conftest import ROOT, learn
 from files import UserError
-from rollout import Lamps
+from sample import Lamps
 
 EVERY_NTH = 2  # of the small lamp
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import checkpoints
 import data
 import losses
-import rollout
+import sample
 import training
 from config import Config
 from conftest import learn, start, until, weights
@@ -125,7 +125,7 @@ def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage, flags):
         process.kill()
         process.communicate()
         for index in run.glob("weights.*.index"):
-            rollout.load(index.with_suffix(""))
+            sample.load(index.with_suffix(""))
     done = learn(footage, "--resume", run, f"--epochs={int(epoch_of(run)) + 3}")
     assert done.returncode == 0, done.stderr
     assert not list(run.glob(".*part*")), "what the killed runs were writing is swept away"

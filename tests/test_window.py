@@ -1,21 +1,15 @@
 """The window shows the frames at their pace and closes when asked; the film holds every frame, or is not written."""
 
-import itertools
-import os
 import shutil
-import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import cv2
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
-import playback
+import window
 from files import UserError
 from screen import Window, environment, needs_windows, until
 
@@ -25,10 +19,10 @@ COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 200, 50]]]) 
 SHOW = f"""
 import itertools, sys
 import numpy as np
-import playback
+import window
 quarters = np.array({COLOURS.tolist()}, np.uint8).repeat(32, 0).repeat(32, 1)
 try:
-    playback.show(itertools.repeat(quarters), fps=25)
+    window.show(itertools.repeat(quarters), fps=25)
     print("returned", flush=True)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -101,10 +95,10 @@ def test_quitting_closes_the_window(display, action, end):
 RISING = """
 import os, sys
 import numpy as np
-import playback
+import window
 os.chdir(%r)
 frames = (np.full((16, 16, 3), 40 + i %% 200, np.uint8) for i in range(10_000))
-playback.show(frames, 10, renew=lambda: print("renewed", flush=True), size=300)
+window.show(frames, 10, renew=lambda: print("renewed", flush=True), size=300)
 """
 
 
@@ -164,9 +158,9 @@ def test_s_saves_the_frame(rising, tmp_path):
     rising.key("space")
     rising.key("s")
     rising.key("s")
-    until(lambda: len(list(tmp_path.glob("lamp-*.png"))) == 2, "two pictures", 5)
+    until(lambda: len(list(tmp_path.glob("duralava-*.png"))) == 2, "two pictures", 5)
     time.sleep(0.2)
-    first, second = (np.asarray(Image.open(path)) for path in tmp_path.glob("lamp-*.png"))
+    first, second = (np.asarray(Image.open(path)) for path in tmp_path.glob("duralava-*.png"))
     assert first.shape == (16, 16, 3)
     assert (first == first[0, 0, 0]).all()
     np.testing.assert_array_equal(first, second)
@@ -209,7 +203,7 @@ PACE = """
 import time
 import cv2
 import numpy as np
-import playback
+import window
 
 def timed(count, making, drawing):
     def frames():
@@ -226,12 +220,12 @@ def timed(count, making, drawing):
     cv2.imshow = slowly
     try:
         start = time.perf_counter()
-        playback.show(frames(), fps=20, size=64)
+        window.show(frames(), fps=20, size=64)
         print(time.perf_counter() - start, len(drawn), flush=True)
     finally:
         cv2.imshow = imshow
 
-playback.check_display()
+window.check_display()
 timed(%s)
 """
 
@@ -276,10 +270,10 @@ def test_a_long_pause_is_not_followed_by_a_rush(display):
 
 
 CHECK = """
-import playback
+import window
 try:
-    playback.show(iter(()), fps=30)
-except playback.UserError as error:
+    window.show(iter(()), fps=30)
+except window.UserError as error:
     print(error)
 """
 
@@ -293,190 +287,12 @@ except playback.UserError as error:
 ], ids=["none", "dead", "wayland"])
 def test_no_display_is_told_in_one_sentence(env, reason):
     result = subprocess.run([sys.executable, "-c", CHECK], env=environment(**env), text=True, capture_output=True)
-    assert result.stdout == (f"no display to open a window on: {reason}; use --mode video to write a film instead\n")
+    assert result.stdout == (f"no display to open a window on: {reason}; use --mode video to write a video file instead\n")
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_opencv_without_windows_is_told(monkeypatch):
-    monkeypatch.setattr(playback.cv2, "currentUIFramework", lambda: "")  # what the headless wheel answers
-    playback.check_display.cache_clear()
+    monkeypatch.setattr(window.cv2, "currentUIFramework", lambda: "")  # what the headless wheel answers
+    window.check_display.cache_clear()
     with pytest.raises(UserError, match=r"opencv-python-headless.*--mode video"):
-        playback.check_display()
-
-
-# The film.
-
-def noise(count, height=16, width=24):
-    """Frames of which no two are alike, but for every third, which is the one before again."""
-    rng = np.random.default_rng(0)
-    frames = [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
-    return [frames[i - 1] if i % 3 == 2 else frame for i, frame in enumerate(frames)]
-
-
-def program(path, source):
-    """Make an executable of Python source."""
-    path.write_text(f"#!{sys.executable}\nimport os, sys\n{source}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-@pytest.fixture
-def path_folder(tmp_path, monkeypatch):
-    """An empty folder, and the only one where programs are looked for."""
-    if os.name != "posix":
-        pytest.skip("stand-ins for ffmpeg are scripts")
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    return folder
-
-
-def decoded(path):
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        pictures, durations = [], []
-        for i in range(image.n_frames):
-            image.seek(i)
-            pictures.append(np.asarray(image.convert("RGB")))
-            durations.append(image.info.get("duration"))
-        return pictures, durations, image.info.get("loop")
-
-
-@pytest.mark.parametrize("system", [False, True], ids=["imageio-ffmpeg", "system"])
-@pytest.mark.parametrize("fps, count", [(30, 30), (12.5, 8), (5, 1)])
-def test_film_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, system, fps, count):
-    monkeypatch.chdir(tmp_path)
-    out = Path("a:b/-out.png")  # for ffmpeg, an address
-    out.parent.mkdir()
-    if system:
-        real = imageio_ffmpeg.get_ffmpeg_exe()
-        program(path_folder / "ffmpeg",
-                f"open({str(tmp_path / 'used')!r}, 'w').close()\nos.execv({real!r}, ['ffmpeg', *sys.argv[1:]])")
-    frames = noise(60)
-    playback.film(iter(frames), out, fps, count)
-    assert (tmp_path / "used").exists() == system
-    pictures, durations, loop = decoded(out)
-    np.testing.assert_array_equal(pictures, frames[:count])
-    if count > 1:  # one is a still picture
-        assert loop == 0  # for ever
-        assert sum(durations) == pytest.approx(1000 * count / fps, abs=1)
-        assert max(durations) == pytest.approx(1000 / fps, abs=0.01)
-
-
-def spots(count, height=48, width=64):
-    """Frames of soft coloured spots on their way: what codecs are made for."""
-    y, x = np.mgrid[:height, :width]
-    return [np.stack([255 * np.exp(-((x - 10 - i - 9 * c) ** 2 + (y - 12 - 9 * c) ** 2) / 150) for c in range(3)], -1)
-            .astype(np.uint8) for i in range(count)]
-
-
-@pytest.mark.parametrize("ending, error", [(".png", 0), (".gif", 12), (".webp", 6), (".mp4", 6), (".webm", 6)])
-@pytest.mark.parametrize("scale", [1, 3])
-def test_every_format_holds_the_film(tmp_path, ending, error, scale):
-    frames = spots(25)
-    out = tmp_path / f"out{ending}"
-    playback.film(iter(frames), out, 12.5, 25, scale)
-    if ending in (".mp4", ".webm"):
-        capture = cv2.VideoCapture(str(out))
-        assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
-        pictures = []
-        while (read := capture.read())[0]:
-            pictures.append(read[1][..., ::-1])
-    else:
-        with Image.open(out) as image:
-            assert image.info["loop"] == 0  # for ever
-            pictures, durations = [], []
-            for i in range(image.n_frames):
-                image.seek(i)
-                image.load()
-                durations.append(image.info["duration"])
-                pictures.append(np.asarray(image.convert("RGB")))
-            assert sum(durations) == pytest.approx(2000, abs=10)
-    assert len(pictures) == 25
-    for picture, frame in zip(pictures, frames, strict=True):
-        assert picture.shape == (48 * scale, 64 * scale, 3)
-        small = cv2.resize(picture, (64, 48), interpolation=cv2.INTER_AREA).astype(float)
-        assert np.abs(small - frame).mean() <= error + (scale > 1)
-
-
-def test_odd_sizes_are_made_even_for_videos(tmp_path):
-    playback.film(iter(spots(3, 15, 17)), tmp_path / "out.mp4", 10, 3)
-    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
-    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (16, 16)
-
-
-def test_a_wall_is_read_like_a_page():
-    lamps = np.arange(6, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(5, 2).repeat(3, 3)
-    wall = playback.tiled(lamps, rows=2)
-    assert wall.shape == (8, 15, 3)
-    np.testing.assert_array_equal(wall[::4, ::5, 0], [[0, 1, 2], [3, 4, 5]])
-
-
-def test_film_takes_no_frame_too_many(tmp_path):
-    frames = iter(noise(20))
-    playback.film(frames, tmp_path / "out.apng", fps=10, count=10)
-    assert len(list(frames)) == 10
-
-
-@pytest.mark.parametrize("source", [
-    "sys.exit('[apng @ 0x1] no room.')",
-    "sys.stdin.buffer.read(); print('[out#0] [apng] no room\\nConversion failed!', file=sys.stderr); sys.exit(1)",
-    "print('no room\\n' * 100_000, file=sys.stderr); sys.exit(1)",
-], ids=["at once", "at the end", "at length"])
-def test_failing_ffmpeg_is_told_and_the_old_film_stays(tmp_path, path_folder, source):
-    program(path_folder / "ffmpeg", source)
-    out = tmp_path / "out.png"
-    out.write_bytes(b"old")
-    with pytest.raises(UserError) as error:
-        playback.film(itertools.cycle(noise(3, 64, 64)), out, fps=30, count=900)
-    assert str(error.value) == f"{out} was not written: {path_folder / 'ffmpeg'} failed with: no room"
-    assert out.read_bytes() == b"old"
-    assert sorted(tmp_path.iterdir()) == [path_folder, out]
-
-
-def test_ffmpeg_that_cannot_be_run_is_told(tmp_path, path_folder):
-    program(path_folder / "ffmpeg", "")
-    (path_folder / "ffmpeg").write_bytes(b"\x7fELF not really")
-    with pytest.raises(UserError, match="cannot be run"):
-        playback.film(iter(noise(3)), tmp_path / "out.png", fps=30, count=3)
-    assert list(tmp_path.iterdir()) == [path_folder]
-
-
-def test_interrupted_film_leaves_nothing(tmp_path, path_folder):
-    program(path_folder / "ffmpeg", f"open({str(path_folder / 'pid')!r}, 'w').write(str(os.getpid()))\n"
-                                    "while sys.stdin.buffer.read(1): pass\nimport time; time.sleep(20)")
-
-    def frames():
-        yield from noise(3)
-        until((path_folder / "pid").exists, "ffmpeg")
-        raise KeyboardInterrupt
-
-    out = tmp_path / "out.png"
-    out.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt):
-        playback.film(frames(), out, fps=30, count=900)
-    assert out.read_bytes() == b"old"
-    assert sorted(tmp_path.iterdir()) == [path_folder, out]
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((path_folder / "pid").read_text()), 0)
-
-
-@pytest.mark.parametrize("name, sentence", [
-    ("out.avi", "out.avi has no ending of a known format: end it in one of .png, .apng, .gif, .webp, .mp4, .webm"),
-    ("out", "out has no ending of a known format: end it in one of .png, .apng, .gif, .webp, .mp4, .webm"),
-    ("missing/out.png", "out.png cannot be written (No such file or directory): give the film another folder"),
-    ("file/out.png", "out.png cannot be written (Not a directory): give the film another folder"),
-    ("folder.png", "folder.png is a folder: give the film another name"),
-])
-def test_a_film_that_cannot_be_written_is_told_early(tmp_path, name, sentence):
-    (tmp_path / "file").touch()
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(UserError) as error:
-        playback.check_film(tmp_path / name, 30)
-    assert str(error.value).endswith(sentence)
-    assert str(tmp_path / name) in str(error.value)
-
-
-def test_a_film_in_the_current_folder_is_fine(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    playback.check_film("out.PNG", 30)
-    assert not list(tmp_path.iterdir())
+        window.check_display()

@@ -141,3 +141,10 @@ def normals(stream, n):
 def eased(share):
     """A way from 0 to 1 that starts and ends gently."""
     return (1 - tf.cos(math.pi * share)) / 2
+
+
+def tiled(frames, rows):
+    """Frames [N, H, W, 3] side by side in `rows` rows: [rows * H, N / rows * W, 3]."""
+    n, height, width, _ = frames.shape
+    grid = frames.reshape(rows, n // rows, height, width, 3)
+    return grid.swapaxes(1, 2).reshape(rows * height, -1, 3)

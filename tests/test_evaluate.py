@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import evaluation
+import evaluate
 import lamp
-import measures
+import metrics
 from conftest import learn
-from evaluation import CHAINS, Footage, Rollout, figure, is_good, state_figures
+from evaluate import CHAINS, Footage, Rollout, figure, is_good, state_figures
 
 EVERY_NTH = 6
 
@@ -32,9 +32,9 @@ def films():
 def footage(films):
     """What samples are compared with, by fewer patches, to save time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "PATCHES", 32)
-        patch.setattr(measures, "FLOWS", 256)
-        patch.setattr(evaluation, "CLIPS", 768)
+        patch.setattr(metrics, "PATCHES", 32)
+        patch.setattr(metrics, "FLOWS", 256)
+        patch.setattr(evaluate, "CLIPS", 768)
         yield Footage(films[0], EVERY_NTH, np.random.default_rng(0))
 
 
@@ -186,14 +186,14 @@ def test_samples_are_of_lamps_and_times_of_their_own():
 def test_autocorrelation_is_that_of_the_definition():
     states = np.random.default_rng(0).standard_normal((300, 4)).cumsum(0)
     expected = [np.mean((states[lag:] * states[:300 - lag]).sum(1)) for lag in range(100)]
-    np.testing.assert_allclose(measures.autocorrelation(states, 99), np.array(expected) / expected[0], rtol=1e-6)
+    np.testing.assert_allclose(metrics.autocorrelation(states, 99), np.array(expected) / expected[0], rtol=1e-6)
 
 
 def test_sliced_wasserstein_of_equal_sets_is_small(footage):
     frames = footage.sample[:, :, 0].reshape(-1, 32, 32, 3)
-    same = measures.sliced_wasserstein(frames, frames[::-1], 0)
+    same = metrics.sliced_wasserstein(frames, frames[::-1], 0)
     noise = np.random.default_rng(0).normal(0, 20, frames.shape)
-    fine, coarse = measures.sliced_wasserstein(np.clip(frames + noise, 0, 255), frames, 0)
+    fine, coarse = metrics.sliced_wasserstein(np.clip(frames + noise, 0, 255), frames, 0)
     assert same[0] < fine / 3
     assert same[1] < coarse
 

@@ -2,7 +2,7 @@
 
 Frames are compared with the footage, and every distance is divided by its floor, the same distance between two
 disjoint halves of the footage: 1 means as close as real is to real. States are compared with normal vectors, over a
-rollout of a million steps. What is measured stands in measures.py.
+rollout of a million steps. What is measured stands in metrics.py.
 """
 
 import json
@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-import measures
-import rollout
+import metrics
+import sample
 from files import UserError, replacing
 from models import interpolate
 
@@ -34,7 +34,7 @@ FAR = 50  # steps after which footage counts as of another time
 CYCLES = dict(chains=4, steps=200_000, longest=20_000)  # what the autocorrelation is taken of, and its longest lag
 MOMENTS = ("mean", "deviation", "skewness", "kurtosis", "correlation")
 
-# Where a figure counts as good: footage that was not trained on passes, planted faults do not (tests/test_evaluation).
+# Where a figure counts as good: footage that was not trained on passes, planted faults do not (tests/test_evaluate).
 LIMITS = {
     "looks": (0, 2), "motion": (0, 3), "speed": (0.85, 1.15), "tremor": (0, 2), "flow": (0, 3),
     "diversity": (0.95, 1.05),
@@ -68,7 +68,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     if before > steps and not overwrite:
         raise UserError(f"{prefix.with_name('eval.json')} holds the figures of {before:,} steps; give --steps as many, "
                         "or --overwrite to replace them")
-    config, generator, transition = rollout.load(prefix)
+    config, generator, transition = sample.load(prefix)
     film = np.load(cache, mmap_mode="r", allow_pickle=False)
     reals = [Footage(film, config.every_nth, np.random.default_rng([seed, i])) for i in range(SEEDS)]
     rolled = Rollout(transition, seed, max(SEEDS, round(steps / STRETCH)))
@@ -108,17 +108,17 @@ class Footage:
     def compare(self, sample, seed):
         """The figures of a sample of frames, by name: as multiples of the floor, or of what the footage has."""
         if not hasattr(self, "floor"):
-            self.floor = measures.distances(*self.halves, seed)
+            self.floor = metrics.distances(*self.halves, seed)
         apart = min(FAR * self.every_nth, len(self.film) // 4)
-        held_out = measures.nearest(self.sample[:, :, 0].reshape(-1, *self.film.shape[1:]), self.film,
+        held_out = metrics.nearest(self.sample[:, :, 0].reshape(-1, *self.film.shape[1:]), self.film,
                                     self.places.ravel(), apart)
-        drawn = measures.nearest(sample[:, :, 0].reshape(-1, *self.film.shape[1:]), self.film)
+        drawn = metrics.nearest(sample[:, :, 0].reshape(-1, *self.film.shape[1:]), self.film)
         return {
             **{name: value / self.floor[name]
-               for name, value in measures.distances(sample, self.sample, seed).items()},
-            "speed": measures.speed(sample) / measures.speed(self.sample),
-            "tremor": measures.tremor(sample) / (measures.tremor(self.sample) + 1e-6),
-            "diversity": measures.diversity(sample) / measures.diversity(self.sample),
+               for name, value in metrics.distances(sample, self.sample, seed).items()},
+            "speed": metrics.speed(sample) / metrics.speed(self.sample),
+            "tremor": metrics.tremor(sample) / (metrics.tremor(self.sample) + 1e-6),
+            "diversity": metrics.diversity(sample) / metrics.diversity(self.sample),
             "novelty": drawn.mean() / held_out.mean(),
         }
 
@@ -129,7 +129,7 @@ class Footage:
         and a lamp that draws as many of each kind as the footage shows cannot have more.
         """
         frames = self.sample.reshape(-1, 1, *self.sample.shape[2:])
-        return measures.diversity(np.random.default_rng(0).permutation(frames)) / measures.diversity(self.sample)
+        return metrics.diversity(np.random.default_rng(0).permutation(frames)) / metrics.diversity(self.sample)
 
 
 class Rollout:
@@ -154,23 +154,23 @@ class Rollout:
             window.append(latents[:, ::THIN])
             if i in ends:
                 states = np.concatenate(window, axis=1)
-                batch.append(measures.describe(states.reshape(-1, states.shape[-1])))
-                one.append(measures.describe(states[0]))
-                separation.append(measures.separation(latents[:, -1]))
+                batch.append(metrics.describe(states.reshape(-1, states.shape[-1])))
+                one.append(metrics.describe(states[0]))
+                separation.append(metrics.separation(latents[:, -1]))
                 window = []
         new = (next(self.film(seed + i, 1)) for i in range(SEEDS * SAMPLED))
         self.early = [np.concatenate(list(islice(new, SAMPLED))) for _ in range(SEEDS)]
         self.late = [np.concatenate(list(late)[i::SEEDS]) for i in range(SEEDS)]
         self.batch, self.one, self.separation = np.stack(batch), np.stack(one), np.stack(separation)
         longest = min(CYCLES["longest"], len(last) * STRETCH // 2)
-        self.autocorrelation = np.stack([measures.autocorrelation(chain, longest)
+        self.autocorrelation = np.stack([metrics.autocorrelation(chain, longest)
                                          for chain in np.concatenate(last, axis=1)])
 
     def film(self, seed, stretches):
         """The latents [CHAINS, STRETCH, Z] of lamps as they are played, a stretch at a time."""
         size = self.transition.state_size[0]
         state = self.transition.initial(tf.random.stateless_normal((CHAINS, size), [seed, -2]))
-        state = self.transition.roll(tf.random.stateless_normal((CHAINS, rollout.BURN_IN, size), [seed, -1]), state)[2]
+        state = self.transition.roll(tf.random.stateless_normal((CHAINS, sample.BURN_IN, size), [seed, -1]), state)[2]
         for i in range(stretches):
             latents, state = self.roll(state, tf.constant([seed, i]))  # a list would be traced anew each time
             yield latents.numpy()
@@ -186,7 +186,7 @@ class Rollout:
 def drawer(generator):
     """A function latents [N, Z] -> frames uint8 [N, H, W, 3]."""
 
-    compiled = tf.function(lambda latents: rollout.draw(generator, latents), reduce_retracing=True)
+    compiled = tf.function(lambda latents: sample.draw(generator, latents), reduce_retracing=True)
     return lambda latents: np.concatenate([compiled(some).numpy() for some in
                                            np.split(latents, range(256, len(latents), 256))])
 
@@ -240,7 +240,7 @@ def state_figures(rolled):
             found.append(figure(f"autocorrelation from lag {lag}",
                                 [np.abs(rolled.autocorrelation[:, lag:]).max()], 0))
     normal = np.random.default_rng(0).standard_normal((len(rolled.separation), CHAINS, rolled.early[0].shape[-1]))
-    normal_apart, normal_closest = np.stack([measures.separation(states) for states in normal]).T
+    normal_apart, normal_closest = np.stack([metrics.separation(states) for states in normal]).T
     apart, closest = rolled.separation.T
     apart = apart / normal_apart.mean()
     return [*found, figure("chains apart", [apart[np.abs(apart - 1).argmax()]], 1),

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 import checkpoints
-import playback
-import rollout
+import sample
+import window
 from conftest import ROOT, command, learn
 from files import UserError
 from screen import Window, environment, needs_windows
 
 
 def film(run, n, **options):
-    return np.stack(list(itertools.islice(rollout.Lamps(run / "weights.10", **options).frames(), n)))
+    return np.stack(list(itertools.islice(sample.Lamps(run / "weights.10", **options).frames(), n)))
 
 
 def test_weights_are_found_by_prefix_by_run_and_by_default(run, tmp_path):
@@ -60,7 +60,7 @@ def test_broken_weights_are_told_in_a_sentence(run, tmp_path, harm):
         config = config.replace('"latent_size": 8', '"latent_size": 10')
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=r"weights\.10 is broken or belongs to another config") as error:
-        rollout.load(tmp_path / "weights.10")
+        sample.load(tmp_path / "weights.10")
     assert "\n" not in str(error.value)
 
 
@@ -89,13 +89,13 @@ def test_between_two_steps_the_lamp_moves_on(run):
 
 
 def test_a_new_lamp_comes_without_a_cut(run):
-    lamps, quiet = (rollout.Lamps(run / "weights.10", seed=2) for _ in range(2))
+    lamps, quiet = (sample.Lamps(run / "weights.10", seed=2) for _ in range(2))
     frames, others = lamps.frames(), quiet.frames()
     first = list(itertools.islice(frames, 10))
     np.testing.assert_array_equal(first, list(itertools.islice(others, 10)))
     lamps.renew()
-    melting = np.concatenate(list(itertools.islice(frames, 2 * rollout.MELT + 2))).astype(float)
-    steady = np.concatenate(list(itertools.islice(others, 2 * rollout.MELT + 2))).astype(float)
+    melting = np.concatenate(list(itertools.islice(frames, 2 * sample.MELT + 2))).astype(float)
+    steady = np.concatenate(list(itertools.islice(others, 2 * sample.MELT + 2))).astype(float)
     assert np.abs(melting[-1] - steady[-1]).mean() > 5, "another lamp"
     assert lamps.newcomers is None
     cut = np.abs(melting[-1] - steady[-1]).mean()
@@ -103,7 +103,7 @@ def test_a_new_lamp_comes_without_a_cut(run):
 
 
 def test_a_loop_flows_into_its_beginning(run):
-    frames = np.stack(list(rollout.Lamps(run / "weights.10", lamps=2, seed=1).loop(60))).astype(float)
+    frames = np.stack(list(sample.Lamps(run / "weights.10", lamps=2, seed=1).loop(60))).astype(float)
     assert frames.shape == (120, 2, 16, 16, 3)
     again = np.concatenate([frames, frames])
     steps = np.abs(np.diff(again, axis=0)).mean((2, 3, 4))[:120]  # the last one is over the seam
@@ -113,12 +113,12 @@ def test_a_loop_flows_into_its_beginning(run):
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_loops_may_be_short(run, steps):
-    frames = list(rollout.Lamps(run / "weights.10").loop(steps))
+    frames = list(sample.Lamps(run / "weights.10").loop(steps))
     assert len(frames) == 2 * steps
 
 
 def test_memory_stays_what_it_is(run):
-    frames = rollout.Lamps(run / "weights.10").frames()
+    frames = sample.Lamps(run / "weights.10").frames()
     for _ in itertools.islice(frames, 1000):
         pass
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -151,7 +151,7 @@ def test_a_looping_wall_from_the_command_line(run):
 
 def test_live_from_the_command_line(run, display):
     """The window shows the lamp's own frames, one after the other, and q ends it."""
-    frames = np.stack([playback.fitted(frame, 512, 512)[::8, ::8, ::-1] for frame in film(run, 400, seed=3)[:, 0]])
+    frames = np.stack([window.fitted(frame, 512, 512)[::8, ::8, ::-1] for frame in film(run, 400, seed=3)[:, 0]])
     with Window(display, command("--mode=live", "--weights", run, "--seed=3", "--fps=10")) as window:
         window.wait_for_picture()
         nearest = []
@@ -181,4 +181,11 @@ def test_live_without_a_display(run):
     done = learn(run.parents[1], "--mode=live", env=environment())
     assert done.returncode == 2
     assert done.stderr == ("learn.py: no display to open a window on: DISPLAY is not set; use --mode video to write a "
-                           "film instead\n")
+                           "video file instead\n")
+
+
+def test_a_wall_is_read_like_a_page():
+    lamps = np.arange(6, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(5, 2).repeat(3, 3)
+    wall = sample.tiled(lamps, rows=2)
+    assert wall.shape == (8, 15, 3)
+    np.testing.assert_array_equal(wall[::4, ::5, 0], [[0, 1, 2], [3, 4, 5]])
