@@ -1,56 +1,148 @@
-"""Weights and training states on disk: pairs of files, <prefix>.index and <prefix>.data-00000-of-00001."""
+"""Weights and training states in the folder of a run, as HDF5 files.
+
+    weights.<epoch>.weights.h5   what playing needs, written by Keras; named by its prefix, weights.<epoch>
+    state.<step>.h5              what resuming needs; the newest two are kept
+
+Either kind reads on every backend of Keras.
+"""
 
 import re
-import shutil
+import warnings
 from pathlib import Path
 
-from files import UserError, settle
+from files import UserError, replacing
+
+SUFFIX = dict(weights=".weights.h5", state=".h5")
+STATES = 2  # kept: an older one to resume from, should the newest be damaged
+# What h5py and Keras raise for files that are damaged, foreign, or of networks of other shapes.
+BROKEN = OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError
 
 
-def write(checkpoint, prefix):
-    """Write a tf.train.Checkpoint under `prefix`; its index gets its name last, so where that is, the data is."""
-    part = prefix.with_name(f".{prefix.name}.part")
-    checkpoint.write(str(part))
-    for suffix in (".data-00000-of-00001", ".index"):
-        settle(part.with_name(part.name + suffix), prefix.with_name(prefix.name + suffix))
+def save_weights(model, prefix):
+    """Write the weights of a Keras model to the file of `prefix`, whole or not at all."""
+    with replacing(weights_file(prefix)) as part:
+        written = part.with_name(part.name + SUFFIX["weights"])  # Keras insists on this ending
+        try:
+            model.save_weights(written)
+            written.rename(part)
+        finally:
+            written.unlink(missing_ok=True)
 
 
-def read(checkpoint, prefix):
-    """Fill a tf.train.Checkpoint from the pair of files under `prefix`.
+def load_weights(model, prefix):
+    """Fill a built Keras model from the file of `prefix`.
 
     Raises:
-        UserError: they are missing or broken, or of networks of another shape.
+        UserError: the file is missing or damaged, or holds weights of other networks.
     """
-    import tensorflow as tf  # late, so that a wrong path is told at once
-
+    file = weights_file(prefix)
+    if not file.is_file():
+        raise UserError(f"there are no weights {file}; name others with --weights")
     try:
-        checkpoint.read(str(prefix)).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{prefix} is broken or belongs to another config.json ({reason}); "
-                        "take another checkpoint") from None
+        with warnings.catch_warnings(action="ignore"):  # of what the error then says
+            model.load_weights(file)
+        extra = len(arrays(file)) - len(model.weights)
+        if extra:  # which Keras does not mind
+            raise ValueError(f"it holds {extra} arrays more")
+    except BROKEN as error:
+        raise UserError(f"{file} is damaged or does not fit the config.json beside it ({first_sentence(error)}); "
+                        "name other weights") from None
+
+
+def save_state(tensors, run, step):
+    """Write a training state to `run`/state.<step>.h5, whole or not at all, and remove all but the newest two.
+
+    `tensors` is a dict, list or tuple, nested, of what np.asarray turns into numbers; each is stored under its path,
+    such as "optimizer/0", with all its bits.
+    """
+    import h5py
+
+    with replacing(Path(run) / f"state.{step}{SUFFIX['state']}") as part, h5py.File(part, "w") as file:
+        for name, array in flatten(tensors).items():
+            file[name] = array
+    for old in numbered(run, "state")[:-STATES]:
+        old.unlink()
+
+
+def load_state(path, like):
+    """The tensors that `save_state` wrote to the file `path`, as NumPy arrays in the structure of `like`.
+
+    Raises:
+        UserError: the file is damaged, or its names, shapes or types of numbers are not those of `like`.
+    """
+    import keras
+
+    path, expected = Path(path), flatten(like)
+    try:
+        stored = arrays(path)
+    except BROKEN as error:
+        older = [other for other in numbered(path.parent, "state") if number(other) < (number(path) or 0)]
+        advice = f"remove it, and --resume goes on from {older[-1]}" if older else "start a new run"
+        raise UserError(f"{path} is damaged ({first_sentence(error)}); {advice}") from None
+    for name in expected | stored:
+        found, wanted = described(stored.get(name)), described(expected.get(name))
+        if found != wanted:
+            raise UserError(f"{path} does not fit the config.json beside it: {name} is {found}, not {wanted}; restore "
+                            "config.json, or start a new run")
+    return keras.tree.pack_sequence_as(like, [stored[name] for name in expected])
+
+
+def arrays(path):
+    """The arrays in an HDF5 file, by their paths."""
+    import h5py
+    import numpy as np
+
+    with h5py.File(path, "r") as file:
+        items = []
+        file.visititems(lambda *item: items.append(item))
+        return {name: np.asarray(item[()]) for name, item in items if isinstance(item, h5py.Dataset)}
+
+
+def flatten(tensors):
+    """The leaves of a nested structure as NumPy arrays, by their paths, in the order of keras.tree."""
+    import keras
+    import numpy as np
+
+    return {"/".join(map(str, path)): np.asarray(leaf) for path, leaf in keras.tree.flatten_with_path(tensors)}
+
+
+def described(array):
+    """Type and shape of an array in words; "missing" for None."""
+    return "missing" if array is None else f"{array.dtype}{list(array.shape)}"
+
+
+def first_sentence(error):
+    """The beginning of an exception's message, on one line."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")[:200] or type(error).__name__
 
 
 def sweep(run):
-    """Remove from the folder `run` what a run that was killed had begun to write."""
+    """Remove from the folder `run` unfinished files of a process that was killed."""
     for part in Path(run).glob(".*.part*"):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
+        part.unlink()
+
+
+def numbered(run, kind):
+    """The files of a kind, "weights" or "state", in the folder `run`, in the order of their numbers."""
+    return sorted((file for file in Path(run).iterdir() if number(file, kind) is not None),
+                  key=lambda file: number(file, kind))
+
+
+def number(file, kind="state"):
+    """The number in the name of a file of a kind, 180 of weights.180.weights.h5; None where the name is another."""
+    match = re.fullmatch(rf"{kind}\.(\d+(?:\.\d+)?){re.escape(SUFFIX[kind])}", file.name)
+    return float(match[1]) if match else None
 
 
 def newest(run, kind):
-    """The prefix in the folder `run` with the highest number, kind.<number>; None where there is none."""
-    name = re.compile(rf"{kind}\.(\d+(?:\.\d+)?)\.index")
-    numbered = {float(match[1]): index for index in Path(run).iterdir() if (match := name.fullmatch(index.name))}
-    return numbered[max(numbered)].with_suffix("") if numbered else None
+    """The prefix, such as `run`/weights.180, of the file of a kind with the highest number; None if there is none."""
+    files = numbered(run, kind)
+    return files[-1].with_name(files[-1].name.removesuffix(SUFFIX[kind])) if files else None
 
 
 def find_weights(path=None, logs="logs"):
-    """The prefix of the weights meant by `path`: itself, the newest of a run's folder or, for None, of all runs.
-
-    One of the two files of a prefix, as a shell completes its name, means the prefix.
+    """The prefix of the weights meant by `path`: a prefix, a file, or a run's folder, meaning its newest weights; None
+    means the newest of all runs.
 
     Raises:
         UserError: there are no such weights.
@@ -66,7 +158,7 @@ def find_weights(path=None, logs="logs"):
         if not found:
             raise UserError(f"{path} holds no weights; name another run, or train on with --resume {path}")
         return found
-    path = path.with_name(re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path.name))
+    path = path.with_name(path.name.removesuffix(SUFFIX["weights"]))
     if not exists(path):
         known = f"the newest of {logs} are {trained[-1]}" if trained else "train some first with: python learn.py"
         raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix: {known}")
@@ -74,19 +166,25 @@ def find_weights(path=None, logs="logs"):
 
 
 def find_state(run):
-    """The prefix of the newest training state in the folder `run`.
+    """The file of the newest training state in the folder `run`.
 
     Raises:
         UserError: there is no such folder, or no state in it.
     """
     if not Path(run).is_dir():
         raise UserError(f"there is no run {run}; give --resume the folder of one, or start anew without it")
-    state = newest(run, "state")
-    if not state:
+    states = numbered(run, "state")
+    if not states:
         raise UserError(f"{run} holds no training state to resume from; start anew without --resume")
-    return state
+    return states[-1]
 
 
 def exists(prefix):
-    """Whether there is a pair of files under `prefix`."""
-    return prefix.with_name(f"{prefix.name}.index").is_file()
+    """Whether there are weights under `prefix`."""
+    return weights_file(prefix).is_file()
+
+
+def weights_file(prefix):
+    """The file of weights under `prefix`."""
+    prefix = Path(prefix)
+    return prefix.with_name(prefix.name + SUFFIX["weights"])

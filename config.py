@@ -31,6 +31,8 @@ class Config:
                           group="sequences")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
                           low=8, high=1024)
+    fps: float = param(30.0, "frames a second of the footage, and of what is played", group="sequences",
+                       low=0.1, high=1000)
     every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1)
     seq_len: int = param(20, "steps the latent is rolled in one training step", group="sequences", low=2)
     window: int = param(3, "consecutive steps of those that are decoded and judged; 0: all", group="sequences",

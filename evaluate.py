@@ -68,7 +68,8 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     if before > steps and not overwrite:
         raise UserError(f"{prefix.with_name('eval.json')} holds the figures of {before:,} steps; give --steps as many, "
                         "or --overwrite to replace them")
-    config, generator, transition = sample.load(prefix)
+    config, model = sample.load(prefix)
+    generator, transition = model.generator, model.transition
     film = np.load(cache, mmap_mode="r", allow_pickle=False)
     reals = [Footage(film, config.every_nth, np.random.default_rng([seed, i])) for i in range(SEEDS)]
     rolled = Rollout(transition, seed, max(SEEDS, round(steps / STRETCH)))
@@ -170,7 +171,8 @@ class Rollout:
         """The latents [CHAINS, STRETCH, Z] of lamps as they are played, a stretch at a time."""
         size = self.transition.state_size[0]
         state = self.transition.initial(tf.random.stateless_normal((CHAINS, size), [seed, -2]))
-        state = self.transition.roll(tf.random.stateless_normal((CHAINS, sample.BURN_IN, size), [seed, -1]), state)[2]
+        burn_in = tf.random.stateless_normal((CHAINS, sample.BURN_IN_STEPS, size), [seed, -1])
+        state = self.transition.roll(burn_in, state)[2]
         for i in range(stretches):
             latents, state = self.roll(state, tf.constant([seed, i]))  # a list would be traced anew each time
             yield latents.numpy()
@@ -186,7 +188,7 @@ class Rollout:
 def drawer(generator):
     """A function latents [N, Z] -> frames uint8 [N, H, W, 3]."""
 
-    compiled = tf.function(lambda latents: sample.draw(generator, latents), reduce_retracing=True)
+    compiled = tf.function(lambda latents: sample.to_frames(generator, latents), reduce_retracing=True)
     return lambda latents: np.concatenate([compiled(some).numpy() for some in
                                            np.split(latents, range(256, len(latents), 256))])
 

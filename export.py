@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf2onnx
 
 from files import UserError, replacing
-from models import turn
-from sample import BURN_IN, MELT, load
+from models import slerp
+from sample import BURN_IN_STEPS, CROSSFADE_STEPS, load
 
 PAGE = Path(__file__).with_name("web") / "dist"  # where `make web` puts the page
 OPSET = 17  # of ONNX; the least that knows all the operations
@@ -19,7 +19,6 @@ TOLERANCE = 1e-5  # of a latent
 # An eighth of a grey level, of 0 to 1: an edge a pixel wide makes the more of rounding the smaller pixels are, 3e-6 in
 # the lamp that comes along, 6e-5 in one of 256 pixels.
 COLOUR_TOLERANCE = 5e-4
-FPS = 30  # of the footage that a lamp was trained on, as the page plays it
 
 
 def export(prefix, out):
@@ -37,7 +36,8 @@ def export(prefix, out):
     """
     out = Path(out)
     check(out)
-    config, generator, transition = load(prefix)
+    config, model = load(prefix)
+    generator, transition = model.generator, model.transition
     latent, memory = (tf.TensorSpec((None, size)) for size in transition.state_size)
 
     @tf.function(input_signature=[latent, latent, memory])
@@ -46,7 +46,7 @@ def export(prefix, out):
         return dict(next_latent=latent, next_memory=memory)
 
     def colours(start, end, share):
-        latents = turn(start[None], end[None], share[:, None, None])  # [n, B, Z]
+        latents = slerp(start[None], end[None], share[:, None, None])  # [n, B, Z]
         drawn = generator(tf.reshape(latents, (-1, config.latent_size)), training=False)
         return tf.reshape(drawn, (-1, tf.shape(start)[0], config.img_size, config.img_size, 3))
 
@@ -69,7 +69,7 @@ def export(prefix, out):
         raise UserError(f"the lamp as ONNX differs from TensorFlow's by {off:.1g}: ONNX Runtime "
                         f"{onnxruntime.__version__} and tf2onnx {tf2onnx.__version__} do not fit together")
     about = dict(img_size=config.img_size, every_nth=config.every_nth, latent_size=config.latent_size,
-                 memory_size=transition.state_size[1], burn_in=BURN_IN, melt=MELT, fps=FPS)
+                 memory_size=transition.state_size[1], burn_in=BURN_IN_STEPS, melt=CROSSFADE_STEPS, fps=config.fps)
     out.mkdir(parents=True, exist_ok=True)
     for name, content in {"transition.onnx": convert(step), "generator.onnx": convert(draw),
                           "lamp.json": json.dumps(about, indent=2).encode() + b"\n"}.items():

@@ -19,6 +19,8 @@ from pathlib import Path
 from config import PRESETS, Config
 from files import UserError
 
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
 
 def train(preset=None, resume=None, **values):
     """Train on the frames in --data_dir; without that flag, simulate some where there are none."""
@@ -64,34 +66,36 @@ def resumed(run, preset, values):
     return dataclasses.replace(config, **values)
 
 
-def live(weights=None, seed=0, fps=30.0, grid="1x1"):
-    """Watch the lamp in a window; q, Esc or closing it ends."""
+def live(weights=None, seed=0, fps=None, grid="1x1"):
+    """Watch generated videos in a window; q, Esc or closing it ends."""
     import window
 
-    rows, columns = wall(grid)
+    rows, columns = check_playing(seed, fps, grid)
     window.check_display()
-    lamps, tiled = played(weights, seed, rows * columns)
+    sampler, tile = load_sampler(weights, rows * columns, seed)
     print("in the window: " + ", ".join(f"{key}: {meaning}" for key, meaning in window.KEYS.items()), flush=True)
-    window.show((tiled(frames, rows) for frames in lamps.frames()), fps, lamps.renew)
+    frames = (tile(frames, rows) for frames in sampler.frames())
+    window.show(frames, fps or sampler.config.fps, sampler.restart)
 
 
-def video(weights=None, seed=0, fps=30.0, grid="1x1", duration=30.0, scale=1, loop=False, out="out.png"):
-    """Film the lamp: an animated picture that plays for ever, or a video."""
+def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, loop=False, out="out.png"):
+    """Write generated videos to a file: an animated picture that repeats, or a video file."""
     import video
 
-    rows, columns = wall(grid)
+    rows, columns = check_playing(seed, fps, grid)
     video.check(out, fps)
-    lamps, tiled = played(weights, seed, rows * columns)
+    sampler, tile = load_sampler(weights, rows * columns, seed)
+    fps = fps or sampler.config.fps
     count = max(1, round(duration * fps))
-    frames = lamps.frames(lamps.at_once)
+    frames = sampler.frames(sampler.steps_at_once)
     if loop:
-        steps = max(1, round(count / lamps.config.every_nth))
-        count, frames = steps * lamps.config.every_nth, lamps.loop(steps)
-    video.write((tiled(lamps, rows) for lamps in frames), out, fps, count, scale)
+        steps = max(1, round(count / sampler.config.every_nth))
+        count, frames = steps * sampler.config.every_nth, sampler.loop(steps)
+    video.write((tile(frames, rows) for frames in frames), out, fps, count, scale)
 
 
 def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite=False):
-    """Measure how real the lamp is, and how long it stays so."""
+    """Measure how close generated frames come to the footage, and for how long."""
     if steps < 1:
         raise UserError(f"--steps must be at least 1, not {steps}")
     Config(seed=seed)
@@ -100,7 +104,7 @@ def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite
 
     prefix = checkpoints.find_weights(weights)
     frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size)
-    print(f"evaluating {prefix} beside {data_dir}", flush=True)
+    print(f"evaluating {prefix} on {data_dir}", flush=True)
     with hushed():
         import evaluate
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
@@ -108,20 +112,24 @@ def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite
 
 
 def export(weights=None, out="page"):
-    """Write the lamp as ONNX, and a page that plays it in a browser."""
+    """Write the model as ONNX, and a page that plays it in a browser."""
+    if os.environ["KERAS_BACKEND"] != "tensorflow":
+        raise UserError("--mode export needs TensorFlow; run it with KERAS_BACKEND=tensorflow, which reads the same "
+                        "weights")
     import checkpoints
 
     prefix = checkpoints.find_weights(weights)
     print(f"exporting {prefix}", flush=True)
     with hushed():
         import export
-    off = export.export(prefix, out)
-    print(f"{out} holds the lamp, the same as TensorFlow's to {off:.0e}; watch it with: python -m http.server "
+    difference = export.export(prefix, out)
+    print(f"{out} holds the model, equal to TensorFlow's within {difference:.0e}; watch it with: python -m http.server "
           f"--directory {out}, at http://localhost:8000")
 
 
-def wall(grid):
-    """The rows and columns of a `grid` such as 3x4."""
+def check_playing(seed, fps, grid):
+    """Check what playing takes; returns the rows and columns of a `grid` such as 3x4."""
+    Config(seed=seed, **({} if fps is None else {"fps": fps}))
     with suppress(ValueError):
         rows, columns = map(int, grid.lower().split("x"))
         if min(rows, columns) > 0:
@@ -129,16 +137,15 @@ def wall(grid):
     raise UserError(f"--grid: {grid} is not rows x columns, such as 3x4")
 
 
-def played(weights, seed, count):
-    """So many independent lamps."""
+def load_sampler(weights, n, seed):
+    """(a Sampler of `n` videos, the function that tiles its frames)."""
     import checkpoints
 
-    Config(seed=seed)
     prefix = checkpoints.find_weights(weights)
     print(f"playing {prefix}", flush=True)
     with hushed():
         import sample
-    return sample.Lamps(prefix, count, seed), sample.tiled
+    return sample.Sampler(prefix, n, seed), sample.tile
 
 
 def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=False):
@@ -204,19 +211,18 @@ class Parser(argparse.ArgumentParser):
 def build_parser():
     """The parser of the whole command line."""
     parser = Parser()
-    playing = parser.add_argument_group("the lamp to play (--mode live, video, eval, export)")
+    playing = parser.add_argument_group("what to play (--mode live, video, eval, export)")
     parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
                 "its newest weights; without it the newest of all", metavar="PATH")
-    parser.flag(playing, "fps", "frames shown a second", type=positive, metavar="X")
-    parser.flag(playing, "grid", "a wall of lamps, each for itself: rows x columns", metavar="RxC")
-    film = parser.add_argument_group("filming (--mode video)")
-    parser.flag(film, "duration", "length of the film, in seconds", type=positive, metavar="X")
-    parser.flag(film, "scale", "enlarge the frames so many times, smoothly", type=whole, metavar="N")
-    parser.flag(film, "loop", "let the film's end flow into its beginning")
-    parser.flag(film, "out", "the film to write: .png, .apng, .gif, .webp, .mp4 or .webm; of an export the folder",
+    parser.flag(playing, "grid", "play so many independent videos side by side: rows x columns", metavar="RxC")
+    writing = parser.add_argument_group("writing a video (--mode video)")
+    parser.flag(writing, "duration", "its length, in seconds", type=positive, metavar="X")
+    parser.flag(writing, "scale", "enlarge height and width by this factor, bicubically", type=whole, metavar="N")
+    parser.flag(writing, "loop", "fade its end into its beginning")
+    parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; the folder of an export",
                 metavar="PATH")
-    evaluation = parser.add_argument_group("measuring (--mode eval)")
-    parser.flag(evaluation, "steps", "steps of the model to roll a lamp for, rounded to thousands", type=int,
+    evaluation = parser.add_argument_group("evaluation (--mode eval)")
+    parser.flag(evaluation, "steps", "steps of the model in the long rollout, rounded to thousands", type=int,
                 metavar="N")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
     parser.flag(prepare, "video", "the footage: any video that OpenCV reads", metavar="FILE")
@@ -266,7 +272,9 @@ def rectangle(text):
 
 @contextmanager
 def hushed():
-    """Keep TensorFlow's start-up chatter off the screen, unless starting fails."""
+    """Import Keras with its backend, whose start-up messages are shown only when starting fails."""
+    if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
+        raise UserError(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is not supported; set it to tensorflow or jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Convolutions by oneDNN, also on processors where TensorFlow leaves it off: a step takes half the time
     # on an AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
@@ -275,10 +283,13 @@ def hushed():
     with tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
-            import tensorflow as tf
+            import keras
 
             yield
-            tf.config.list_logical_devices()  # which has a say of its own
+            if keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                tf.config.list_logical_devices()  # which writes messages too
         except BaseException:
             chatter.seek(0)
             os.write(screen, chatter.read())

@@ -1,13 +1,12 @@
 """The three networks, in plain Keras, so that they run on any of its backends.
 
-    Transition     state -> state       the lamp moves on
-    Generator      state -> frame       the lamp is drawn
-    Discriminator  clip -> logits       does it look and move like a real one?
+    Transition     state -> state       one step in time
+    Generator      latent -> frame
+    Discriminator  clip -> logits       real or drawn, by single frames and by their motion
 
-The state of a lamp is a pair (z, h): z [B, Z] is the latent, what the lamp looks like, and h [B, H] is the
-transition's memory of where it was going. Each z has mean 0 and standard deviation 1 over its own Z numbers: it
-lies on a sphere, on which a normal vector of that length all but lies by itself. Because nothing is measured
-across a batch, a lamp alone runs exactly as it does among others.
+The state is a pair (z, h): the latent z [B, Z], which the generator draws, and the transition's hidden state h [B, H].
+Each z has mean 0 and standard deviation 1 over its own Z numbers: it lies on a sphere, near which normal vectors of
+that length lie by themselves. No statistic is taken across a batch, so a chain runs the same alone and among others.
 """
 
 import math
@@ -18,9 +17,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-DIFFERENCE_GAIN = 4.0  # brings a step's change of a frame, a few grey levels, near the frame's own scale
-WAVER = 0.2  # deviation of a hand's speed, as a share of it
-UNROLL = 8  # steps up to which time is unrolled; a loop in the graph takes as long to build as some dozen steps
+DIFFERENCE_GAIN = 4.0  # scales the difference of two frames, a few grey levels, to about the scale of a frame
+FREQUENCY_NOISE = 0.2  # standard deviation of an oscillator's angular velocity, as a share of it
+UNROLL = 8  # steps up to which a recurrence is unrolled in the graph; a loop takes as long to build as some dozen steps
 
 
 def standardise(z):
@@ -29,113 +28,94 @@ def standardise(z):
     return z * ops.rsqrt(ops.mean(ops.square(z), axis=-1, keepdims=True) + 1e-8)
 
 
-def turn(start, end, share):
-    """Latents [..., Z] on the way from `start` to `end`, along the sphere; `share` 0..1 of it is behind them.
+def slerp(start, end, share):
+    """Spherical linear interpolation of latents [..., Z] from `start` (`share` 0) to `end` (`share` 1).
 
-    Spherical linear interpolation, Shoemake, "Animating rotation with quaternion curves", 1985.
+    Shoemake, "Animating rotation with quaternion curves", 1985, https://doi.org/10.1145/325334.325242
     """
     cosine = ops.mean(start * end, axis=-1, keepdims=True)  # both have length sqrt(Z)
-    angle = ops.arccos(ops.clip(cosine, -0.999, 0.999999))  # neither end of the range has a sine to divide by
+    angle = ops.arccos(ops.clip(cosine, -0.999, 0.999999))  # at -1 and 1 the sine below is 0
     return standardise((ops.sin((1 - share) * angle) * start + ops.sin(share * angle) * end) / ops.sin(angle))
 
 
 def interpolate(start, end, n):
-    """n latents [..., n, Z] from `start` [..., Z] towards `end` [..., Z], at even steps along the sphere.
-
-    The first is `start`; `end`, which begins the next stretch, is left out.
-    """
+    """n latents [..., n, Z] at even steps along the sphere from `start` [..., Z] to `end` [..., Z], not included."""
     share = ops.arange(n, dtype=start.dtype)[:, None] / n
-    return turn(start[..., None, :], end[..., None, :], share)
+    return slerp(start[..., None, :], end[..., None, :], share)
 
 
-def small(deviation):
-    """An initialiser of weights around 0."""
-    return keras.initializers.RandomNormal(stddev=deviation)
-
-
-def own_speeds(hands):
-    """The speed of each of some hands, as a multiple of that of all: all different, so that they do not come back to
-    the same places together.
-    """
-    return np.geomspace(0.87, 1.15, hands)
-
-
-def speeds(shape, dtype=None):
-    """Initial logarithms of speeds, a little slow: the GRU's changes come on top."""
-    return ops.convert_to_tensor(np.log(0.87 * own_speeds(*shape)), dtype)
+def frequencies(n):
+    """The relative angular velocity of each of n oscillators: all different, so that they do not come into phase."""
+    return np.geomspace(0.87, 1.15, n)
 
 
 class Transition(keras.Model):
-    """One step of the state: a GRU cell, and a dense layer that turns its memory into a change of the latent.
+    """One step of the state: a GRU cell, and a dense layer from its hidden state to a change of the latent.
 
-    With --pace the first half of z and the second are pairs, one hand of a clock each: by itself a hand turns at a
-    speed of its own, and the GRU changes that by about as much. A thing led by such a hand goes its way, as wax that
-    rises goes on to rise; led by numbers that wander, it loiters. Speeds waver, each as an Ornstein-Uhlenbeck process
-    that forgets in about the time of a radian: else what was once would come again. The GRU knows how they do.
+    With --time_scale, the first and the second half of z are the coordinates of Z / 2 oscillators. Oscillator k turns
+    by the angle w_k (1 + s x_k) in a step: w_k is its angular velocity, learned, s is FREQUENCY_NOISE, and x_k is an
+    Ornstein-Uhlenbeck process of unit variance that decorrelates in about 1 / w steps, without which the oscillators
+    would come back to where they were. The change by the GRU, which sees z and x, is added.
 
-    A cell in the sense of keras.layers.RNN, whose input is the noise that stirs the lamp.
+        z' = sqrt(1 - noise^2) (R(w (1 + s x)) z + w change(h')) + noise n,  h' = GRU([z, x], h),  n ~ N(0, I)
+
+    A cell in the sense of keras.layers.RNN, whose input is the noise n.
     """
 
     def __init__(self, config):
         super().__init__(name="transition")
-        self.noise, self.turns = config.noise, config.pace > 0
-        self.hands = config.latent_size // 2 if self.turns else 0
-        self.state_size = (config.latent_size, config.rnn_units + self.hands)  # the memory ends with how hands waver
+        self.noise, self.rotates = config.noise, config.time_scale > 0
+        self.oscillators = config.latent_size // 2 if self.rotates else 0
+        self.state_size = (config.latent_size, config.rnn_units + self.oscillators)  # h ends with x
         self.cell = layers.GRUCell(config.rnn_units, name="cell")
-        # A new lamp moves slowly: what turns fast at first is what the generator then learns not to draw.
-        self.change = layers.Dense(config.latent_size, kernel_initializer=small(0.03 if self.turns else 0.01),
-                                   name="change")
-        self.cell.build((None, config.latent_size + self.hands))
+        small = keras.initializers.RandomNormal(stddev=0.03 if self.rotates else 0.01)  # slow at first
+        self.change = layers.Dense(config.latent_size, kernel_initializer=small, name="change")
+        self.cell.build((None, config.latent_size + self.oscillators))
         self.change.build((None, config.rnn_units))
-        if self.turns:  # the unit of speed, in radians a step, and the logarithms of speeds: so all learn at one rate
-            self.pace = self.add_weight(shape=(), initializer="ones", trainable=False, name="pace")
-            self.speed = self.add_weight(shape=(self.hands,), initializer=speeds, name="speed")
+        if self.rotates:  # w = unit exp(log_velocity): so all are learned at one rate
+            self.unit = self.add_weight(shape=(), initializer="ones", trainable=False, name="unit")
+            self.log_velocity = self.add_weight(shape=(self.oscillators,), initializer=log_velocities,
+                                                name="log_velocity")
         self.built = True
 
-    def begin_with(self, share):
-        """Let hands turn so that in a step a state gets `share` of the way to independent ones: 1 - cos of the angle is
-        its square.
+    def init_from_stats(self, displacement):
+        """Set the unit of angular velocity, in radians a step, by the displacement that a step of the latent is to
+        have, as a share of the distance of independent latents: displacement^2 = 1 - cos(unit).
         """
-        if self.turns:
-            self.pace.assign(math.acos(1 - share**2))
+        if self.rotates:
+            self.unit.assign(math.acos(1 - displacement**2))
 
     def initial(self, normal):
-        """The state (z, h) of new lamps, from normal numbers [B, Z]."""
-        return standardise(normal), ops.zeros((ops.shape(normal)[0], self.state_size[1]), normal.dtype)
+        """The state (z, h) of new chains, from normal numbers [B, Z]."""
+        return standardise(normal), ops.zeros((normal.shape[0], self.state_size[1]), normal.dtype)
 
     def call(self, normal, state):
-        """One step on from state (z [B, Z], h [B, H]), stirred by normal numbers [B, Z].
+        """One step from state (z [B, Z], h [B, H]) with the noise `normal` [B, Z].
 
-        Returns (output, state): the output [B, Z], which training asks to be normally distributed, and the next
-        state, whose z is the output standardised. The weights of change and noise keep N(0, I) what it is.
+        Returns (output, state): the output [B, Z], which the normality penalty is on, and the next state, whose z is
+        the output standardised.
         """
         z, h = state
-        if self.turns:
-            h, waver = ops.split(h, [self.state_size[1] - self.hands], axis=-1)
+        if self.rotates:
+            h, x = ops.split(h, [self.state_size[1] - self.oscillators], axis=-1)
             if self.noise:
-                keep = ops.exp(-self.pace)
-                waver = keep * waver + ops.sqrt(1 - keep**2) * normal[:, :self.hands]
-            h, _ = self.cell(ops.concatenate([z, waver], axis=-1), h)
-            z = self.turned(z, waver) + self.pace * self.change(h)
-            h = ops.concatenate([h, waver], axis=-1)
+                keep = ops.exp(-self.unit)
+                x = keep * x + ops.sqrt(1 - keep**2) * normal[:, :self.oscillators]
+            h, _ = self.cell(ops.concatenate([z, x], axis=-1), h)
+            velocity = self.unit * ops.exp(self.log_velocity) * (1 + FREQUENCY_NOISE * x)
+            z = rotate_pairs(z, velocity) + self.unit * self.change(h)
+            h = ops.concatenate([h, x], axis=-1)
         else:
             h, _ = self.cell(z, h)
             z = z + self.change(h)
         output = math.sqrt(1 - self.noise**2) * z + self.noise * normal
         return output, (standardise(output), h)
 
-    def turned(self, z, waver):
-        """z [B, Z] with each hand a step on, at a speed that wavers by normal numbers [B, Z / 2]."""
-        angle = self.pace * ops.exp(self.speed) * (1 + WAVER * waver)
-        cosine, sine = ops.cos(angle), ops.sin(angle)
-        first, second = ops.split(z, 2, axis=-1)
-        return ops.concatenate([cosine * first - sine * second, sine * first + cosine * second], axis=-1)
-
     def roll(self, normals, state):
-        """T steps on from `state`, stirred by normals [B, T, Z].
+        """T steps from `state` with the noise `normals` [B, T, Z].
 
-        Returns (latents, outputs, state): latents [B, T, Z] are the states passed through, the given one first;
-        outputs [B, T, Z] are those of the T steps; the state is the one after the last.
+        Returns (latents, outputs, state): latents [B, T, Z] are those before each step, the given one first; outputs
+        [B, T, Z] are those of the T steps; the state is the one after the last.
         """
         first = state[0]
         rnn = layers.RNN(self, return_sequences=True, return_state=True, unroll=normals.shape[1] <= UNROLL)
@@ -144,8 +124,20 @@ class Transition(keras.Model):
         return latents, outputs, tuple(state)
 
 
+def log_velocities(shape, dtype=None):
+    """Initial logarithms of angular velocities, a little slow: the GRU's change comes on top."""
+    return ops.convert_to_tensor(np.log(0.87 * frequencies(*shape)), dtype)
+
+
+def rotate_pairs(z, angle):
+    """z [B, Z] whose pairs of numbers (z[:, k], z[:, Z / 2 + k]) are turned by `angle` [B, Z / 2], in radians."""
+    cosine, sine = ops.cos(angle), ops.sin(angle)
+    first, second = ops.split(z, 2, axis=-1)
+    return ops.concatenate([cosine * first - sine * second, sine * first + cosine * second], axis=-1)
+
+
 @contextmanager
-def computing(config):
+def precision_of(config):
     """Build layers that compute in --precision; their weights are float32 all the same."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32" if config.precision == "float32" else f"mixed_{config.precision}")
@@ -155,79 +147,64 @@ def computing(config):
         keras.config.set_dtype_policy(before)
 
 
-def batch_norm(config, **options):
-    """A batch norm over all devices of a run, however many."""
-    return layers.BatchNormalization(synchronized=config.distribute != "none", **options)
-
-
-def stages(config):
+def channels(config):
     """Channels of the convolutions at img_size / 2, / 4 ... down to 4 pixels: width, doubled up to eightfold."""
     return [min(config.width * 2**i, config.width * 8) for i in range(int(math.log2(config.img_size)) - 2)]
 
 
 class Generator(keras.Sequential):
-    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by convolutions alone (Radford et al. 2016).
+    """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by convolutions.
 
-    With `bilinear` upsampling, pixels are doubled along straight lines between convolutions: what is drawn is then an
-    edge in a smooth field, without a checkerboard. With `coordinates`, each convolution is told where it is (Liu et
-    al., "An intriguing failing of convolutional neural networks and the CoordConv solution", 2018). With
-    `generator_norm` "rms", each pixel's channels are normalised by themselves (Karras et al. 2018), so that a frame is
-    drawn the same alone and among others, in training and in play.
+    `original`: a DCGAN, transposed convolutions and batch norm (Radford et al. 2016, https://arxiv.org/abs/1511.06434).
+    `modern`: bilinear upsampling between convolutions, each of which is given the coordinates of the pixels, and RMS
+    normalisation of each pixel's channels, so that a frame is drawn the same alone and in a batch.
     """
 
     def __init__(self, config):
         super().__init__([layers.Reshape((1, 1, config.latent_size))], name="generator")
-        first, *others = reversed(stages(config))
-        if config.upsampling == "bilinear":  # an outline finer than two pixels needs channels at full size
-            others += [max(config.width // 2, 4)]
-        with computing(config):
-            self.add(layers.Conv2DTranspose(first, 4, use_bias=config.generator_norm != "batch"))
-            self.activate(config)
-            for channels in others:
-                self.double(channels, config)
-                self.activate(config)
-        if config.upsampling == "bilinear":
-            self.add(layers.Conv2D(3, 3, padding="same", dtype="float32"))
-        else:
-            self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
-        self.locate(3, config, dtype="float32")
+        first, *others = reversed(channels(config))
+        with precision_of(config):
+            if config.arch == "original":
+                self.transposed(first, others)
+            else:
+                self.bilinear(first, [*others, max(config.width // 2, 4)])
         if config.background:
-            self.add(Background(config.still, name="background", dtype="float32"))
+            self.add(Background(name="background", dtype="float32"))
         self.add(layers.Activation("sigmoid", dtype="float32"))
         self.build((None, config.latent_size))
 
-    def begin_with(self, mean, mask):
-        """Draw on top of the mean frame, where the mask says that pixels change; see data.background."""
-        self.get_layer("background").begin_with(mean, mask)
+    def transposed(self, first, others):
+        """Add the layers of the original, up to the logits of a frame."""
+        for channels, stride, padding in [(first, 1, "valid"), *((channels, 2, "same") for channels in others)]:
+            self.add(layers.Conv2DTranspose(channels, 4, strides=stride, padding=padding, use_bias=False))
+            self.add(layers.BatchNormalization(momentum=0.9))  # statistics are gathered anew before weights are saved
+            self.add(layers.LeakyReLU(0.2))
+        self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
 
-    def double(self, channels, config):
-        """Add a convolution to `channels` of twice the height and width."""
-        use_bias = config.generator_norm != "batch"  # which has one of its own
-        if config.upsampling == "bilinear":  # convolved first, while there are few pixels
-            self.add(layers.Conv2D(channels, 3, padding="same", use_bias=use_bias))
-            self.locate(channels, config)
+    def bilinear(self, first, others):
+        """Add the layers of the modern architecture, up to the logits of a frame."""
+        self.add(layers.Conv2DTranspose(first, 4))
+        for channels in others:
+            self.add(layers.RMSNormalization())
+            self.add(layers.LeakyReLU(0.2))
+            self.add(layers.Conv2D(channels, 3, padding="same"))  # before the upsampling, while there are few pixels
+            self.add(Coordinates(channels))
             self.add(layers.UpSampling2D(interpolation="bilinear"))
-        else:
-            self.add(layers.Conv2DTranspose(channels, 4, strides=2, padding="same", use_bias=use_bias))
-            self.locate(channels, config)
-
-    def locate(self, channels, config, **options):
-        """Let the convolution to `channels` before this have seen where it is."""
-        if config.coordinates:
-            self.add(Coordinates(channels, **options))
-
-    def activate(self, config):
-        """Add a normalisation and a non-linearity."""
-        # Batch norm with a short memory: before weights are saved the statistics are gathered anew.
-        self.add(batch_norm(config, momentum=0.9) if config.generator_norm == "batch"
-                 else layers.RMSNormalization())
+        self.add(layers.RMSNormalization())
         self.add(layers.LeakyReLU(0.2))
+        self.add(layers.Conv2D(3, 3, padding="same", dtype="float32"))
+        self.add(Coordinates(3, dtype="float32"))
+
+    def init_from_stats(self, mean, mask):
+        """Draw on top of the mean frame, where the mask says that pixels change; see data.background."""
+        self.get_layer("background").init_from_stats(mean, mask)
 
 
 class Coordinates(layers.Layer):
-    """Adds to features [B, H, W, C] a convolution of each pixel's place, -1..1 to the right and down.
+    """Adds to features [B, H, W, C] a convolution of each pixel's coordinates, -1..1 to the right and down.
 
-    After a convolution this is the same as two channels more before it, but computed once and not for each frame.
+    After a convolution this equals two more channels before it, but is computed once and not for each frame (CoordConv,
+    Liu et al. 2018, https://arxiv.org/abs/1807.03247).
     """
 
     def __init__(self, channels, **options):
@@ -244,105 +221,102 @@ class Coordinates(layers.Layer):
 
 
 class Background(layers.Layer):
-    """Adds a picture to logits [B, H, W, 3]: where the camera stands still, the rest need only draw what moves.
+    """Logits [B, H, W, 3] -> the logits of the mean frame + the given ones times the mask of what ever changes.
 
-    With `still` the rest draws nothing where nothing ever moves. The picture and what moves are not trained: the
-    optimiser would leave grain in them.
+    Neither is trained: the optimiser would leave grain in them.
     """
-
-    def __init__(self, still, **options):
-        super().__init__(**options)
-        self.still = still
 
     def build(self, shape):
         _, height, width, channels = shape
-        self.picture = self.add_weight(shape=(height, width, channels), initializer="zeros", trainable=False,
-                                       name="picture")
-        if self.still:
-            self.mask = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="mask")
+        self.mean = self.add_weight(shape=(height, width, channels), initializer="zeros", trainable=False, name="mean")
+        self.mask = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="mask")
 
     def call(self, x):
-        return self.picture + (self.mask * x if self.still else x)
+        return self.mean + self.mask * x
 
-    def begin_with(self, mean, mask):
-        """Take the mean frame [H, W, 3] in 0..1 and the mask of what moves [H, W, 1]."""
-        self.picture.assign(logits(mean))
-        if self.still:
-            self.mask.assign(mask)
+    def init_from_stats(self, mean, mask):
+        """Take the mean frame [H, W, 3] in 0..1 and the mask [H, W, 1] in 0..1."""
+        mean = np.clip(mean, 0.01, 0.99)
+        self.mean.assign(np.log(mean / (1 - mean)))
+        self.mask.assign(mask)
 
 
-def logits(picture):
-    """The logits of a picture in 0..1."""
-    picture = ops.clip(picture, 0.01, 0.99)
-    return ops.log(picture / (1 - picture))
+class VideoModel(keras.Model):
+    """What plays: a generator and a transition, built as `config` says, to be saved and loaded as one."""
+
+    def __init__(self, config):
+        super().__init__(name="video")
+        self.generator, self.transition = Generator(config), Transition(config)
+        self.built = True
 
 
 class Discriminator(keras.Model):
     """Clips [B, T, img_size, img_size, 3] in 0..1 -> logits [B, L], high for real.
 
-    Convolutions make features of each frame, a GRU reads the features in time. L is T with the logits of motion
-    alone; with `frame_logits` each frame has a logit of its own too, and the GRU speaks from the second step on,
-    when it has seen motion.
+    Convolutions encode each frame, a GRU reads the features in time. `original`: one logit a step, L = T. `modern`:
+    each frame's difference to the one before is shown beside it, and so is the minibatch standard deviation; each frame
+    has a logit of its own, and the GRU one from the second step on, L = 2 T - 1.
     """
 
     def __init__(self, config):
         super().__init__(name="discriminator")
-        self.config = config
-        with computing(config):
-            look = [layer for i, channels in enumerate(stages(config)) for layer in self.halve(channels, config, i > 0)]
-            look += [layers.Conv2D(config.features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2)]
-        frame = layers.Input((config.img_size, config.img_size, 6 if config.differences else 3))
-        self.look = keras.Sequential([frame, *look, layers.Flatten()], name="look")
-        self.read = layers.GRU(config.rnn_units, return_sequences=True, unroll=config.clip_len <= UNROLL, name="read")
-        use_bias = not config.relativistic  # in a difference of two logits it cancels
-        self.judge_motion = layers.Dense(1, use_bias=use_bias, name="judge_motion")
-        features = config.features + config.minibatch_std
-        self.read.build((None, None, features))
-        self.judge_motion.build((None, None, config.rnn_units))
-        if config.frame_logits:
-            self.judge_frame = layers.Dense(1, use_bias=use_bias, name="judge_frame")
-            self.judge_frame.build((None, None, features))
+        self.modern, features = config.arch == "modern", 4 * config.width
+        frame = layers.Input((config.img_size, config.img_size, 6 if self.modern else 3))
+        with precision_of(config):
+            convolutions = [layer for i, channels in enumerate(channels(config))
+                            for layer in halving(channels, batch_norm=i > 0 and not self.modern)]
+            convolutions += [layers.Conv2D(features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2)]
+        self.backbone = keras.Sequential([frame, *convolutions, layers.Flatten()], name="backbone")
+        # Not by cuDNN, whose GRU has no second derivative for the gradient penalty.
+        self.gru = layers.GRU(config.rnn_units, return_sequences=True, unroll=config.clip_len <= UNROLL,
+                              use_cudnn=False, name="gru")
+        use_bias = config.loss == "standard"  # in a difference of two logits it cancels
+        self.clip_head = layers.Dense(1, use_bias=use_bias, name="clip_head")
+        features += self.modern
+        self.gru.build((None, None, features))
+        self.clip_head.build((None, None, config.rnn_units))
+        if self.modern:
+            self.frame_head = layers.Dense(1, use_bias=use_bias, name="frame_head")
+            self.frame_head.build((None, None, features))
         self.built = True
 
-    def halve(self, channels, config, norm):
-        """Layers that make `channels` of half the height and width."""
-        norm &= config.batch_norm
-        yield layers.Conv2D(channels, 4, strides=2, padding="same", use_bias=not norm, kernel_initializer="he_normal")
-        if norm:
-            yield batch_norm(config)
-        yield layers.LeakyReLU(0.2)
+    def call(self, clips):
+        return self.heads(self.encode(clips))
 
-    def call(self, clips, training=False):
-        return self.judge(self.see(clips, training))
-
-    def see(self, clips, training=False):
-        """The features [B, T, F], float32, of each frame of clips [B, T, img_size, img_size, 3] in 0..1.
-
-        This is where the work is, and each clip is seen by itself: a batch may be seen part by part.
-        """
+    def encode(self, clips):
+        """The features [B, T, F], float32, of each frame of clips [B, T, img_size, img_size, 3] in 0..1."""
         frames = clips * 2 - 1
-        if self.config.differences:
-            steps = ops.unstack(frames, axis=1)  # the gradient of a slice would be a slow one
+        if self.modern:
+            steps = ops.unstack(frames, axis=1)  # the gradient of slices would cost more
             change = ops.stack([after - before for before, after in pairwise([steps[0], *steps])], axis=1)
             frames = ops.concatenate([frames, DIFFERENCE_GAIN * change], axis=-1)
-        batch, time, *shape = ops.shape(frames)
-        features = self.look(ops.reshape(frames, (-1, *shape)), training=training)
+        batch, time, *shape = frames.shape
+        features = self.backbone(ops.reshape(frames, (-1, *shape)), training=True)
         return ops.cast(ops.reshape(features, (batch, time, -1)), "float32")
 
-    def judge(self, features):
-        """The logits [B, L] of a batch of clips by their features [B, T, F]."""
-        if self.config.minibatch_std:
-            features = ops.concatenate([features, spread(features)], axis=-1)
-        motion = self.judge_motion(self.read(features))[..., 0]
-        if not self.config.frame_logits:
-            return motion
-        return ops.concatenate([self.judge_frame(features)[..., 0], motion[:, 1:]], axis=1)
+    def heads(self, features):
+        """The logits [B, L] of a batch of clips from their features [B, T, F]."""
+        if self.modern:
+            features = ops.concatenate([features, minibatch_std(features)], axis=-1)
+        clip_logits = self.clip_head(self.gru(features))[..., 0]
+        if not self.modern:
+            return clip_logits
+        return ops.concatenate([self.frame_head(features)[..., 0], clip_logits[:, 1:]], axis=1)
 
 
-def spread(features):
-    """How much a batch's features [B, T, F] differ, one number a step, as a feature [B, T, 1] of every clip.
+def halving(channels, batch_norm):
+    """Layers that make `channels` of half the height and width."""
+    yield layers.Conv2D(channels, 4, strides=2, padding="same", use_bias=not batch_norm,
+                        kernel_initializer="he_normal")
+    if batch_norm:
+        yield layers.BatchNormalization()
+    yield layers.LeakyReLU(0.2)
 
-    The minibatch standard deviation of Karras et al. 2018, taken of the features of a frame.
+
+def minibatch_std(features):
+    """The standard deviation of features [B, T, F] across the batch, averaged over F, as a feature [B, T, 1].
+
+    Karras et al. 2018, https://arxiv.org/abs/1710.10196, of a frame's features in place of its pixels.
     """
     deviation = ops.mean(ops.sqrt(ops.var(features, axis=0) + 1e-8), axis=-1)
-    return ops.broadcast_to(deviation[None, :, None], (*ops.shape(features)[:2], 1))
+    return ops.broadcast_to(deviation[None, :, None], (*features.shape[:2], 1))

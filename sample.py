@@ -1,149 +1,162 @@
-"""Trained weights -> an endless iterator of frames, or a film that is its own sequel."""
+"""Generate frames from trained weights: endless videos, or loops."""
 
 import itertools
 import math
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 import checkpoints
+from backend import compiled
 from config import Config
-from models import Generator, Transition, interpolate, turn
+from models import VideoModel, interpolate, slerp
 
-MELT = 25  # steps over which a lamp turns into another, or the end of a looping film into its beginning
-BATCH = 2**18  # pixels that are drawn at once in a film
-BURN_IN = 50  # steps of the latent alone before the first frame, to get from fresh noise into the film
+CROSSFADE_STEPS = 25  # steps of the model over which one video turns into another, or a loop's end into its beginning
+BATCH_PIXELS = 2**18  # decoded at once where nobody waits for a frame
+BURN_IN_STEPS = 50  # before the first frame, as states that training visits do not begin as fresh noise
 
 
 def load(prefix):
-    """The networks saved under `prefix`, built as the config.json beside them says: (config, generator, transition).
+    """(config, model): the VideoModel with the weights of `prefix`, built as the config.json beside them says.
 
     Raises:
-        UserError: a file is missing or broken, or the weights belong to another config.
+        UserError: a file is missing or damaged, or the weights belong to another config.
     """
     config = Config.load(prefix.with_name("config.json")).at_play()
-    generator, transition = Generator(config), Transition(config)
-    checkpoints.read(tf.train.Checkpoint(generator=generator, transition=transition), prefix)
-    return config, generator, transition
+    model = VideoModel(config)
+    checkpoints.load_weights(model, prefix)
+    return config, model
 
 
-class Lamps:
-    """Independent lamps on their way through the states, drawn as they are played.
+class Sampler:
+    """`n` independent videos of one model, generated while they are played.
 
-    A lamp is known by `seed` and its number: lamp 0 is the same alone and among others.
+    Each has a random stream of its own: video i of a seed is the same whatever `n` is.
+
+    Args:
+        prefix: of the weights.
+        n: number of videos.
+        seed: of the random streams.
 
     Raises:
         UserError: see `load`.
     """
 
-    def __init__(self, prefix, lamps=1, seed=0):
-        self.config, self.generator, self.transition = load(prefix)
-        self.lamps = lamps
-        self.newcomers = None  # the state of the lamps that those of `frames` are turning into
-        self.streams = [np.random.Philox(key=[seed, lamp]) for lamp in range(lamps)]
+    def __init__(self, prefix, n=1, seed=0):
+        self.config, model = load(prefix)
+        self.n = n
+        self.streams = [np.random.Philox(key=[seed, i]) for i in range(n)]
+        self.next_state = None  # the state of the videos that are being faded in
+        self.faded = 0  # steps since that began
+        transition, generator = model.transition, model.generator
+
+        def roll(normals, state):
+            latents, _, state = transition.roll(normals, state)
+            return latents, state
+
+        def decode(path):
+            latents = interpolate(path[:, :-1], path[:, 1:], self.config.every_nth)
+            return to_frames(generator, ops.reshape(latents, (-1, self.config.latent_size)))
+
+        self.initial = transition.initial
+        # [n, T, Z] normal numbers, state -> the latents [n, T, Z] of T steps, state after the last.
+        self.roll = compiled(roll, transition)
+        # [n, Z] normal numbers, state -> state one step later.
+        self.step = compiled(lambda normal, state: tuple(transition(normal, state)[1]), transition)
+        # Latents [n, T + 1, Z] -> frames uint8 [n * T * every_nth, H, W, 3].
+        self.decode_batch = compiled(decode, generator)
 
     def frames(self, steps=1):
-        """Frames for ever, uint8 RGB [lamps, img_size, img_size, 3], `every_nth` of them to a step of the model.
+        """Frames for ever, uint8 RGB [n, H, W, 3], `every_nth` of them to a step of the model.
 
-        Those of `steps` steps are drawn at once: more is faster, and `renew` is heeded later. Memory stays what it is,
-        however long the film.
+        The frames of `steps` steps are decoded at once: more is faster, and `restart` takes effect later.
         """
-        path = self.path()
-        end = next(path)
+        path = self.latents()
+        last = next(path)
         while True:
-            latents = [end, *itertools.islice(path, steps)]
-            end = latents[-1]
-            yield from self.draw(tf.stack(latents, axis=1)).numpy()
+            latents = [last, *itertools.islice(path, steps)]
+            last = latents[-1]
+            yield from self.decode(np.stack(latents, axis=1))
 
-    def path(self):
-        """The latents [lamps, Z] that the lamps of `frames` pass through, for ever."""
-        state = self.begin()
+    def latents(self):
+        """The latents [n, Z] of `frames`, a step of the model apart, for ever."""
+        state = self.initial_state()
         latents = state[0]
         while True:
-            yield latents
-            state = self.move(self.normals(), state)
+            yield ops.convert_to_numpy(latents)
+            state = self.step(self.normals(), state)
             latents = state[0]
-            if self.newcomers:
-                self.newcomers = self.move(self.normals(), self.newcomers)
-                self.melted += 1
-                latents = turn(latents, self.newcomers[0], eased(self.melted / MELT))
-                if self.melted == MELT:
-                    state, self.newcomers = self.newcomers, None
+            if self.next_state:
+                self.next_state = self.step(self.normals(), self.next_state)
+                self.faded += 1
+                latents = slerp(latents, self.next_state[0], ease(self.faded / CROSSFADE_STEPS))
+                if self.faded == CROSSFADE_STEPS:
+                    state, self.next_state = self.next_state, None
 
     @property
-    def at_once(self):
-        """Steps to draw at once where nobody waits for a frame."""
-        return max(1, BATCH // (self.lamps * self.config.every_nth * self.config.img_size**2))
+    def steps_at_once(self):
+        """Steps to decode at once where nobody waits for a frame."""
+        return max(1, BATCH_PIXELS // (self.n * self.config.every_nth * self.config.img_size**2))
 
-    def renew(self):
-        """Let the lamps of `frames` turn into new ones, over MELT steps."""
-        if not self.newcomers:
-            self.newcomers, self.melted = self.begin(), 0
+    def restart(self):
+        """Fade the videos of `frames` into new ones, over CROSSFADE_STEPS steps."""
+        if not self.next_state:
+            self.next_state, self.faded = self.initial_state(), 0
 
     def loop(self, steps):
-        """The frames of a film of `steps` steps of the model that flows into its own beginning.
+        """The frames, as `frames` yields them, of a loop of `steps` steps of the model.
 
-        Over the last MELT steps the states turn, along the sphere, from those after the film's last ones to those
-        from before its first one: both are trajectories of the lamp, and so, nearly, is what lies between them.
+        Over its last CROSSFADE_STEPS steps the latents that follow turn, along the sphere, into those that came before
+        its first one.
         """
-        melt = min(MELT, steps)
-        latents, _ = self.roll(self.normals(melt + steps), self.begin())
-        before, film = latents[:, :melt], latents[:, melt:]
-        share = eased(tf.range(1.0, melt + 1)[:, None] / melt)
-        film = tf.concat([film[:, :steps - melt], turn(film[:, steps - melt:], before, share), film[:, :1]], axis=1)
-        for start in range(0, steps, self.at_once):
-            yield from self.draw(film[:, start:start + self.at_once + 1]).numpy()
+        fade = min(CROSSFADE_STEPS, steps)
+        latents, _ = self.roll(self.normals(fade + steps), self.initial_state())
+        latents = ops.convert_to_numpy(latents)
+        before, path = latents[:, :fade], latents[:, fade:]
+        share = ease(np.arange(1, fade + 1)[:, None] / fade)
+        faded = ops.convert_to_numpy(slerp(path[:, steps - fade:], before, share))
+        path = np.concatenate([path[:, :steps - fade], faded, path[:, :1]], axis=1)
+        for start in range(0, steps, self.steps_at_once):
+            yield from self.decode(path[:, start:start + self.steps_at_once + 1])
+
+    def decode(self, path):
+        """The frames uint8 [T * every_nth, n, H, W, 3] along latents [n, T + 1, Z], decoded as one batch."""
+        frames = ops.convert_to_numpy(self.decode_batch(path))
+        return frames.reshape(self.n, -1, *frames.shape[1:]).swapaxes(0, 1)
 
     def normals(self, *shape):
-        """Normal numbers [lamps, *shape, Z], each lamp's from a stream of its own."""
+        """Normal numbers [n, *shape, Z], each video's from its own stream."""
         shape = *shape, self.config.latent_size
-        return tf.stack([normals(stream, math.prod(shape)).reshape(shape) for stream in self.streams])
+        return np.stack([normals(stream, math.prod(shape)).reshape(shape) for stream in self.streams])
 
-    def begin(self):
-        """The state of new lamps after the burn-in."""
-        first = self.transition.initial(self.normals())
-        return self.roll(self.normals(BURN_IN), first)[1]
-
-    @tf.function
-    def roll(self, normals, state):
-        """Steps on by normals [lamps, T, Z]: (latents [lamps, T, Z] passed through, the state after the last)."""
-        latents, _, state = self.transition.roll(normals, state)
-        return latents, state
-
-    @tf.function
-    def move(self, normal, state):
-        """The state one step on."""
-        return self.transition(normal, state)[1]
-
-    @tf.function
-    def draw(self, path):
-        """The frames uint8 [T * every_nth, lamps, H, W, 3] along latents [lamps, T + 1, Z], as one batch."""
-        latents = interpolate(path[:, :-1], path[:, 1:], self.config.every_nth)
-        frames = draw(self.generator, tf.reshape(latents, (-1, self.config.latent_size)))
-        return tf.experimental.numpy.moveaxis(tf.reshape(frames, (path.shape[0], -1, *frames.shape[1:])), 1, 0)
+    def initial_state(self):
+        """The state (z [n, Z], h [n, H]) of new videos, after the burn-in."""
+        first = self.initial(self.normals())
+        return self.roll(self.normals(BURN_IN_STEPS), first)[1]
 
 
-def draw(generator, latents):
+def to_frames(generator, latents):
     """The frames uint8 [N, H, W, 3] of latents [N, Z]."""
-    return tf.cast(tf.round(generator(latents, training=False) * 255), tf.uint8)
+    return ops.cast(ops.round(generator(latents, training=False) * 255), "uint8")
 
 
 def normals(stream, n):
-    """The next n normal numbers of a stream of random bits, float32; by Box and Muller, 1958.
+    """The next n normal numbers, float32, of a NumPy bit generator.
 
-    Plain enough for the page that plays a lamp in a browser to make the same ones (web/src/normals.js).
+    By the transform of Box and Muller (https://doi.org/10.1214/aoms/1177706645), which web/src/normals.js repeats: a
+    page shows the same video for the same seed.
     """
     uniform = (stream.random_raw(n + n % 2).reshape(-1, 2) >> np.uint64(11)) / 2**53
     radius, angle = np.sqrt(-2 * np.log1p(-uniform[:, 0])), 2 * np.pi * uniform[:, 1]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:n].astype(np.float32)
 
 
-def eased(share):
-    """A way from 0 to 1 that starts and ends gently."""
-    return (1 - tf.cos(math.pi * share)) / 2
+def ease(share):
+    """Map 0..1 to 0..1 with a slope of 0 at both ends."""
+    return np.float32((1 - np.cos(np.pi * share)) / 2)
 
 
-def tiled(frames, rows):
+def tile(frames, rows):
     """Frames [N, H, W, 3] side by side in `rows` rows: [rows * H, N / rows * W, 3]."""
     n, height, width, _ = frames.shape
     grid = frames.reshape(rows, n // rows, height, width, 3)

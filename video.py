@@ -84,8 +84,8 @@ def filters(ending, width, height):
     return f"scale={width}:{height}:flags=bicubic"
 
 
-def check(path, fps):
-    """Check, before anything slow, that a video of `fps` frames a second can be written to `path`.
+def check(path, fps=None):
+    """Check, before anything slow, that a video of `fps` frames a second, if given, can be written to `path`.
 
     Raises:
         UserError: the ending is of no known format, or of one that cannot show so many frames a second; `path` is a
@@ -94,7 +94,7 @@ def check(path, fps):
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path} has no ending of a known format: end it in one of {', '.join(FORMATS)}")
-    if path.suffix.lower() == ".gif" and fps > GIF_FPS:
+    if path.suffix.lower() == ".gif" and fps and fps > GIF_FPS:
         raise UserError(f"--fps {fps:g}: a .gif shows at most {GIF_FPS} frames a second; take another ending, or fewer")
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the video another name")

@@ -39,11 +39,11 @@ def measure(prefix):
     import sample
     from models import interpolate
 
-    lamps = sample.Lamps(prefix)
-    config, live, film = lamps.config, lamps.frames(), lamps.frames(lamps.at_once)
-    wall = sample.Lamps(prefix, lamps=12)
+    lamps = sample.Sampler(prefix)
+    config, live, film = lamps.config, lamps.frames(), lamps.frames(lamps.steps_at_once)
+    wall = sample.Sampler(prefix, 12)
     many = wall.frames()
-    eager = dict(state=lamps.begin())
+    eager = dict(state=lamps.initial_state())
 
     def plain():
         before = eager["state"][0]

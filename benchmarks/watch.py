@@ -53,7 +53,7 @@ def window(prefix, fps, seconds):
             times.append(time.perf_counter())
 
         cv2.imshow = timed
-        frames = (lamps[0] for lamps in sample.Lamps(prefix).frames())
+        frames = (lamps[0] for lamps in sample.Sampler(prefix).frames())
         next(frames)  # the networks are built, and the lamps warm
         end = time.perf_counter() + seconds
         show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)

@@ -1,12 +1,9 @@
-"""What several tests share: a screen nobody looks at."""
+"""Fixtures that several test files share."""
 
 import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,41 +12,6 @@ from PIL import Image
 
 # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: here it is to be heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).parent.parent
-
-
-def command(*flags):
-    """The command line of learn.py with `flags`."""
-    return [sys.executable, str(ROOT / "learn.py"), *map(str, flags)]
-
-
-def learn(folder, *flags, timeout=120, **options):
-    """Run learn.py with `flags` in `folder` to its end."""
-    return subprocess.run(command(*flags), cwd=folder, capture_output=True, text=True, timeout=timeout, **options)
-
-
-def start(folder, *flags, **options):
-    """Start learn.py with `flags` in `folder`."""
-    return subprocess.Popen(command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            **options)
-
-
-def until(found, process, seconds=90):
-    """Wait until `found()` is true while `process` runs."""
-    deadline = time.monotonic() + seconds
-    while not found():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def weights(prefix):
-    """All numbers saved under `prefix`, by name."""
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE" in name}
 
 
 @pytest.fixture(scope="session")
@@ -77,21 +39,26 @@ def footage(tmp_path):
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, small):
-    """The folder logs/20220104-213105 of a run, with small weights, untrained but vivid, of epochs 9.5 and 10."""
-    from config import Config
-    from trainer import Trainer
+    """The folder logs/20220104-213105 of a run: small untrained weights, with contrast, of epochs 9.5 and 10."""
+    import keras
 
+    import checkpoints
+    from config import Config
+    from models import VideoModel
+
+    keras.utils.set_random_seed(0)
+    config = Config(**small, noise=0.1)
+    model = VideoModel(config)
+    model.transition.begin_with(0.05)
+    for variable in model.generator.trainable_variables:
+        if variable.path.endswith("kernel") and variable.shape[-1] == 3:  # colours, with the contrast of trained ones
+            variable.assign(10 * variable)
     run = tmp_path_factory.mktemp("played") / "logs" / "20220104-213105"
     run.mkdir(parents=True)
-    trainer = Trainer(Config(**small, noise=0.1))
-    for transition in trainer.transition, trainer.average["transition"]:
-        transition.begin_with(0.05)
-    [*_, kernel] = [v for v in trainer.average["generator"].trainable_variables if v.path.endswith("kernel")]
-    kernel.assign(10 * kernel)
-    trainer.config.save(run / "config.json")
-    trainer.save_weights(run, "9.5")
-    trainer.save_weights(run, "10")
-    trainer.save_state(run)
+    config.save(run / "config.json")
+    for epoch in "9.5", "10":
+        checkpoints.save_weights(model, run / f"weights.{epoch}")
+    checkpoints.save_state(dict(step=1), run, 1)
     return run
 
 

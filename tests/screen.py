@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import ImageGrab
 
-ROOT = Path(__file__).parent.parent
+from helpers import ROOT, until
 
 needs_windows = pytest.mark.skipif(not cv2.currentUIFramework(), reason="this OpenCV was built without windows")
 
@@ -22,15 +21,6 @@ def environment(**changes):
     """This process's environment, without any display or choice of Qt's, with the project's modules to import."""
     foreign = "DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM", "XDG_SESSION_TYPE"
     return {k: v for k, v in os.environ.items() if k not in foreign} | {"PYTHONPATH": str(ROOT)} | changes
-
-
-def until(found, what, seconds=15):
-    """What `found()` returns once it is true."""
-    end = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < end, f"no {what} within {seconds} s"
-        time.sleep(0.02)
-    return result
 
 
 class Window:
@@ -42,7 +32,7 @@ class Window:
                                         stderr=subprocess.PIPE, env=environment(DISPLAY=display, **env))
 
     def __enter__(self):
-        self.id = until(self.find, "window", 60)
+        self.id = until(self.find, self.process)
         return self
 
     def wait_for_picture(self):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from config import Config
-from conftest import learn
+from helpers import learn
 
 
 def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path):

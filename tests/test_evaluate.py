@@ -11,8 +11,8 @@ import tensorflow as tf
 import evaluate
 import lamp
 import metrics
-from conftest import learn
 from evaluate import CHAINS, Footage, Rollout, figure, is_good, state_figures
+from helpers import learn
 
 EVERY_NTH = 6
 

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import export
-from conftest import ROOT, learn
 from files import UserError
-from sample import Lamps
+from helpers import ROOT, learn
+from sample import Sampler
 
 EVERY_NTH = 2  # of the small lamp
 
@@ -44,17 +44,17 @@ def page(built, run, tmp_path_factory):
 def test_onnx_draws_the_same_lamp(page, run):
     config = json.loads((page / "lamp.json").read_text())
     sessions = {name: onnxruntime.InferenceSession(page / f"{name}.onnx") for name in ("transition", "generator")}
-    lamps = Lamps(run / "weights.10", lamps=2, seed=4)
-    start, memory = (part.numpy() for part in lamps.begin())
-    normal = lamps.normals().numpy()
+    lamps = Sampler(run / "weights.10", n=2, seed=4)
+    start, memory = (part.numpy() for part in lamps.initial_state())
+    normal = lamps.normals()
     end, _ = sessions["transition"].run(None, dict(normal=normal, latent=start, memory=memory))
     share = np.arange(config["every_nth"], dtype=np.float32) / config["every_nth"]
     [frames] = sessions["generator"].run(["frames"], dict(start=start, end=end, share=share))
     assert (frames.shape, frames.dtype) == ((EVERY_NTH, 2, 16, 16, 4), np.uint8)
     assert (frames[..., 3] == 255).all()
-    following = lamps.move(normal, (start, memory))[0].numpy()
+    following = lamps.step(normal, (start, memory))[0].numpy()
     np.testing.assert_allclose(end, following, atol=1e-5)
-    drawn = lamps.draw(np.stack([start, following], axis=1)).numpy()
+    drawn = lamps.decode(np.stack([start, following], axis=1))
     assert np.abs(frames[..., :3].astype(int) - drawn).max() <= 1
 
 
@@ -160,7 +160,7 @@ FRAMES = """([seed, count, n, steps]) => new Promise((resolve, reject) => {
 def test_the_browser_draws_the_frames_that_python_draws(tab, run):
     frames = np.array(tab().evaluate(FRAMES, [7, 2, EVERY_NTH, 50]), np.uint8)
     frames = frames.reshape(50 * EVERY_NTH, 2, 16, 16, 4)[..., :3].astype(int)
-    lamps = Lamps(run / "weights.10", lamps=2, seed=7).frames()
+    lamps = Sampler(run / "weights.10", n=2, seed=7).frames()
     expected = np.stack([next(lamps) for _ in range(50 * EVERY_NTH)])
     assert np.ptp(expected, axis=0).max() > 20, "it moves"
     assert np.abs(frames - expected).max() <= 2
@@ -216,7 +216,7 @@ def test_a_wall_fills_the_window(tab):
     picture(lamp)
     lamp.keyboard.press("w")
     lamp.wait_for_function("document.getElementById('lamp').clientWidth === 800")
-    assert "lamps=12" in lamp.url
+    assert "n=12" in lamp.url
     box = lamp.locator("#lamp").bounding_box()
     assert (box["width"], box["height"]) == (800, 600)  # three rows of four
     tiles = picture(lamp).reshape(3, 64, 4, 64, 3).swapaxes(1, 2).reshape(12, -1)
@@ -227,9 +227,9 @@ def test_a_wall_fills_the_window(tab):
 
 
 def test_a_wall_in_the_address_has_its_limit(tab):
-    lamp = tab("?seed=2&lamps=999999999", reduced_motion="reduce")
+    lamp = tab("?seed=2&n=999999999", reduced_motion="reduce")
     assert picture(lamp).shape[0] * picture(lamp).shape[1] == 24 * 64 * 64
-    assert "lamps=24" in lamp.url
+    assert "n=24" in lamp.url
 
 
 def test_touch_finds_every_control(tab):

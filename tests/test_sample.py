@@ -8,60 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import checkpoints
 import sample
-import window
-from conftest import ROOT, command, learn
-from files import UserError
+from helpers import ROOT, command, learn
 from screen import Window, environment, needs_windows
+from window import fitted
 
 
-def film(run, n, **options):
-    return np.stack(list(itertools.islice(sample.Lamps(run / "weights.10", **options).frames(), n)))
-
-
-def test_weights_are_found_by_prefix_by_run_and_by_default(run, tmp_path):
-    logs = run.parent
-    newest = run / "weights.10"
-    assert checkpoints.find_weights(newest, logs) == newest
-    assert checkpoints.find_weights(run, logs) == newest, "10 comes after 9.5"
-    assert checkpoints.find_weights(None, logs) == newest
-    assert checkpoints.find_weights(run / "weights.9.5") == run / "weights.9.5"
-    for file in run.glob("weights.9.5.*"):
-        assert checkpoints.find_weights(file) == run / "weights.9.5", "as a shell completes it"
-    with pytest.raises(UserError, match=str(newest)):
-        checkpoints.find_weights("logs/none/weights.3", logs)
-    for missing in run / "weights.11", run / "weights.1", tmp_path:
-        with pytest.raises(UserError, match=str(missing)):
-            checkpoints.find_weights(missing, logs)
-
-
-def test_the_newest_run_with_weights_is_played(run, tmp_path):
-    for name in "20220104-213105", "20220105-000000", "20220106-000000":
-        (tmp_path / name).mkdir()
-    (tmp_path / "20220105-000000" / "weights.3.index").touch()
-    (tmp_path / "20220105-000000" / "weights.best.index").touch()  # a copy of somebody's
-    assert checkpoints.find_weights(None, tmp_path) == tmp_path / "20220105-000000" / "weights.3"
-
-
-@pytest.mark.parametrize("harm", ["cut", "noise", "no data", "other config"])
-def test_broken_weights_are_told_in_a_sentence(run, tmp_path, harm):
-    for path in run.glob("weights.10.*"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    config = (run / "config.json").read_text()
-    data, index = (tmp_path / f"weights.10.{ending}" for ending in ("data-00000-of-00001", "index"))
-    if harm == "cut":
-        index.write_bytes(index.read_bytes()[:100])
-    elif harm == "noise":
-        data.write_bytes(bytes(len(data.read_bytes())))
-    elif harm == "no data":
-        data.unlink()
-    else:
-        config = config.replace('"latent_size": 8', '"latent_size": 10')
-    (tmp_path / "config.json").write_text(config)
-    with pytest.raises(UserError, match=r"weights\.10 is broken or belongs to another config") as error:
-        sample.load(tmp_path / "weights.10")
-    assert "\n" not in str(error.value)
+def film(run, count, **options):
+    return np.stack(list(itertools.islice(sample.Sampler(run / "weights.10", **options).frames(), count)))
 
 
 def test_a_seed_is_a_film(run):
@@ -73,7 +27,7 @@ def test_a_seed_is_a_film(run):
 
 
 def test_a_lamp_runs_alone_as_among_others(run):
-    alone, among = film(run, 41, seed=1), film(run, 41, seed=1, lamps=3)
+    alone, among = film(run, 41, seed=1), film(run, 41, seed=1, n=3)
     np.testing.assert_allclose(among[:, :1].astype(int), alone, atol=1)
     assert (among[:, 1] != among[:, 0]).any()
     assert (among[:, 2] != among[:, 1]).any()
@@ -89,21 +43,21 @@ def test_between_two_steps_the_lamp_moves_on(run):
 
 
 def test_a_new_lamp_comes_without_a_cut(run):
-    lamps, quiet = (sample.Lamps(run / "weights.10", seed=2) for _ in range(2))
+    lamps, quiet = (sample.Sampler(run / "weights.10", seed=2) for _ in range(2))
     frames, others = lamps.frames(), quiet.frames()
     first = list(itertools.islice(frames, 10))
     np.testing.assert_array_equal(first, list(itertools.islice(others, 10)))
-    lamps.renew()
-    melting = np.concatenate(list(itertools.islice(frames, 2 * sample.MELT + 2))).astype(float)
-    steady = np.concatenate(list(itertools.islice(others, 2 * sample.MELT + 2))).astype(float)
+    lamps.restart()
+    melting = np.concatenate(list(itertools.islice(frames, 2 * sample.CROSSFADE_STEPS + 2))).astype(float)
+    steady = np.concatenate(list(itertools.islice(others, 2 * sample.CROSSFADE_STEPS + 2))).astype(float)
     assert np.abs(melting[-1] - steady[-1]).mean() > 5, "another lamp"
-    assert lamps.newcomers is None
+    assert lamps.next_state is None
     cut = np.abs(melting[-1] - steady[-1]).mean()
     assert np.abs(np.diff(melting, axis=0)).mean((1, 2, 3)).max() < cut / 2
 
 
 def test_a_loop_flows_into_its_beginning(run):
-    frames = np.stack(list(sample.Lamps(run / "weights.10", lamps=2, seed=1).loop(60))).astype(float)
+    frames = np.stack(list(sample.Sampler(run / "weights.10", n=2, seed=1).loop(60))).astype(float)
     assert frames.shape == (120, 2, 16, 16, 3)
     again = np.concatenate([frames, frames])
     steps = np.abs(np.diff(again, axis=0)).mean((2, 3, 4))[:120]  # the last one is over the seam
@@ -113,12 +67,12 @@ def test_a_loop_flows_into_its_beginning(run):
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_loops_may_be_short(run, steps):
-    frames = list(sample.Lamps(run / "weights.10").loop(steps))
+    frames = list(sample.Sampler(run / "weights.10").loop(steps))
     assert len(frames) == 2 * steps
 
 
 def test_memory_stays_what_it_is(run):
-    frames = sample.Lamps(run / "weights.10").frames()
+    frames = sample.Sampler(run / "weights.10").frames()
     for _ in itertools.islice(frames, 1000):
         pass
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -151,7 +105,7 @@ def test_a_looping_wall_from_the_command_line(run):
 
 def test_live_from_the_command_line(run, display):
     """The window shows the lamp's own frames, one after the other, and q ends it."""
-    frames = np.stack([window.fitted(frame, 512, 512)[::8, ::8, ::-1] for frame in film(run, 400, seed=3)[:, 0]])
+    frames = np.stack([fitted(frame, 512, 512)[::8, ::8, ::-1] for frame in film(run, 400, seed=3)[:, 0]])
     with Window(display, command("--mode=live", "--weights", run, "--seed=3", "--fps=10")) as window:
         window.wait_for_picture()
         nearest = []
@@ -163,17 +117,18 @@ def test_live_from_the_command_line(run, display):
         window.key("q")
         output, errors = window.process.communicate(timeout=30)
         assert (window.process.returncode, errors) == (0, "")
-        assert output.startswith(f"playing {run / 'weights.10'}\nin the window: space: pause, n: new lamp")
+        assert output.startswith(f"playing {run / 'weights.10'}\nin the window: space: pause, n: new video")
 
 
-def test_the_lamp_that_comes_along_plays_at_once(tmp_path):
-    shutil.copytree(ROOT / "logs" / "20261127-115431", tmp_path / "logs" / "20261127-115431")
+def test_the_weights_that_come_along_play_at_once(tmp_path):
+    shipped = sorted((ROOT / "logs").glob("*/*.weights.h5"))
+    if not shipped:
+        pytest.skip("no weights come along")
+    shutil.copytree(shipped[0].parent, tmp_path / "logs" / shipped[0].parent.name)
     done = learn(tmp_path, "--mode=video", "--duration=1")
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out.png") as png:
-        assert (png.n_frames, png.size) == (30, (64, 64))
-        first = np.asarray(png.convert("RGB"))
-    assert first[:, :8].mean() < 20 < first[8:56, 20:44, 0].mean(), "bright wax in a dark room"
+        assert np.asarray(png.convert("RGB")).std() > 10, "a picture with contrast"
 
 
 @needs_windows
@@ -186,6 +141,6 @@ def test_live_without_a_display(run):
 
 def test_a_wall_is_read_like_a_page():
     lamps = np.arange(6, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(5, 2).repeat(3, 3)
-    wall = sample.tiled(lamps, rows=2)
+    wall = sample.tile(lamps, rows=2)
     assert wall.shape == (8, 15, 3)
     np.testing.assert_array_equal(wall[::4, ::5, 0], [[0, 1, 2], [3, 4, 5]])

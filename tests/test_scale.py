@@ -17,9 +17,9 @@ from PIL import Image
 import checkpoints
 import export
 from config import Config
-from conftest import ROOT, learn, start, until, weights
 from distribution import check_cluster
 from files import UserError
+from helpers import ROOT, learn, start, until
 from sharing import trained
 from trainer import METRICS, Trainer, check_parts
 
@@ -158,9 +158,9 @@ def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
     assert learn(footage, "--resume", two_one, "--epochs=4", "--distribute=none").returncode == 0
     run_of_two(footage, ["--resume", one_two, "--epochs=4"])
     assert json.loads((one_two / "config.json").read_text())["distribute"] == "multiworker"
-    reference = weights(one_one / "weights.4")
+    reference = checkpoints.arrays(one_one / "weights.4.weights.h5")
     for run in one_two, two_one:
-        assert_same(weights(run / "weights.4"), reference, 2e-5)
+        assert_same(checkpoints.arrays(run / "weights.4.weights.h5"), reference, 2e-5)
 
 
 def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags):

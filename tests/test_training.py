@@ -18,8 +18,9 @@ import losses
 import sample
 import training
 from config import Config
-from conftest import learn, start, until, weights
+from data import Lights
 from files import UserError
+from helpers import learn, start, until
 from models import own_speeds
 from trainer import METRICS, Trainer, lags, to_float
 from training import epoch_name, new_run
@@ -93,7 +94,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags):
     straight.communicate(timeout=120)
     assert straight.returncode == 0
     for epoch in 20, 40, 60:
-        ours, theirs = weights(run / f"weights.{epoch}"), weights(reference / f"weights.{epoch}")
+        ours, theirs = (checkpoints.arrays(folder / f"weights.{epoch}.weights.h5") for folder in (run, reference))
         assert ours.keys() == theirs.keys()
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours), epoch
 
@@ -193,7 +194,7 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
 
 @pytest.mark.parametrize("extra, complaint", [
     (["--resume=."], ". holds no training state to resume from"),
-    (["--every_nth=30"], "40 frames and a sequence takes 91"),
+    (["--every_nth=30"], "40 frames and a sequence takes 61"),
     (["--data_dir=image.png"], "image.png")])
 def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, extra, complaint):
     (footage / "image.png").write_bytes(b"")
@@ -225,7 +226,7 @@ def test_epochs_in_file_names(step, name):
 
 @pytest.fixture(scope="module")
 def trainer(small):
-    return Trainer(Config(**small, generator_norm="batch"))
+    return Trainer(Config(**small, blobs=0, generator_norm="batch"))
 
 
 def real(config):
@@ -287,7 +288,7 @@ def test_gradient_penalties_flatten_the_discriminator(small, name, weight):
         if name == "r2_gamma":
             normals, stretch, *_ = trainer.seeds(7)
             normals = tf.random.stateless_normal((8, trainer.config.seq_len, 8), normals)
-            judged = trainer.decode(trainer.window(trainer.transition.roll(normals, trainer.state)[0], stretch))
+            judged, _ = trainer.decode(trainer.window(trainer.transition.roll(normals, trainer.state)[0], stretch))
         trainer.train_step(clips, 1e-3)
         with tf.GradientTape() as tape:
             tape.watch(judged)
@@ -307,7 +308,7 @@ def test_without_an_average_the_weights_themselves_are_saved(small):
 
 def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     keras.utils.set_random_seed(1)
-    kind = dict(chains=64, generator_norm="batch", upsampling="transposed")
+    kind = dict(chains=64, blobs=0, generator_norm="batch", upsampling="transposed")
     trainer = Trainer(Config(**(small | kind), seed=3))
     for _ in range(20):
         trainer.train_step(real(trainer.config), 1e-3)
@@ -326,10 +327,42 @@ def test_states_learn_to_move_at_the_pace_of_the_footage(small):
     trainer = Trainer(Config(**(small | dict(chains=64)), pace_weight=10.0))
     pace = {lag: min(0.1 * lag, 1) for lag in trainer.lags}
     grey = np.full((16, 16, 3), 0.5)
-    trainer.begin_with((grey, np.ones((16, 16, 1))), pace)
+    trainer.begin_with(Lights(grey, grey, grey, np.ones((16, 16, 1)), 1), pace, 0.1)
     paces = [trainer.train_step(real(trainer.config), 3e-3)[0][METRICS.index("loss/pace")] for _ in range(40)]
     assert paces[0] > 0.5, "a new lamp is slow"
     assert np.mean(paces[-5:]) < 0.5 * paces[0]
+
+
+def test_what_is_hidden_comes_to_look_as_if_it_were_seen(small):
+    def astray(weight):
+        trainer = Trainer(Config(**(small | dict(blobs=16)), hidden_weight=weight))
+        grey = np.full((16, 16, 3), 0.3)
+        lights = Lights(grey, grey, grey + 0.4, np.ones((16, 16, 1)), 1)
+        trainer.begin_with(lights, dict.fromkeys(trainer.lags, 0.5), 0.1)
+        clips = real(trainer.config)
+        return [trainer.train_step(clips, 1e-2)[0][METRICS.index("loss/hidden")] for _ in range(30)][-1]
+
+    assert astray(30.0) < 0.5 * astray(0.0)
+
+
+@pytest.mark.parametrize("behind", [0.2, 0.8])
+def test_playing_weights_are_as_light_as_the_footage_and_change_as_much(small, behind):
+    trainer = Trainer(Config(**(small | dict(blobs=16, chains=64))))
+    pictures = (np.full((16, 16, 3), light) for light in (0.5, behind, 1 - behind))
+    trainer.begin_with(Lights(*pictures, np.ones((16, 16, 1)), 1), dict.fromkeys(trainer.lags, 0.1), 0.1)
+    np.testing.assert_allclose(trainer.footage, [0.5, behind, 0.1], rtol=1e-3)
+    light, change = trainer.measure().numpy()
+    wanted = behind + 0.95 * (light - behind)
+    trainer.footage.assign([wanted, behind, 1.06 * change])
+    for _ in range(2):  # the second time it begins anew, and ends alike
+        trainer.calibrate()
+        np.testing.assert_allclose(trainer.measure(), [wanted, 1.06 * change], rtol=0.01)
+    trainer.footage.assign([1 - behind, behind, 9.0])  # no lamp of this kind
+    trainer.calibrate()
+    sizes, own = (generator.get_layer("blobs").log_radius.numpy()
+                  for generator in (trainer.generator, trainer.average["generator"]))
+    np.testing.assert_allclose(own - sizes, np.log(1.1), rtol=1e-4, err_msg="twice a tenth more wax")
+    assert float(trainer.average["transition"].pace) == pytest.approx(1.1**2 * float(trainer.transition.pace))
 
 
 @pytest.mark.parametrize(("seq_len", "expected"), [(2, [1, 2, 32]), (16, [1, 2, 4, 8, 16, 256]),
@@ -338,13 +371,16 @@ def test_lags_are_those_of_a_sequence_and_a_long_one(seq_len, expected):
     assert lags(seq_len) == expected
 
 
-def test_a_new_run_begins_with_the_background_and_moves_what_moves(small):
-    trainer = Trainer(Config(**small))
-    mean = np.random.default_rng(0).uniform(0.1, 0.9, (16, 16, 3))
-    mask = np.zeros((16, 16, 1))
-    mask[4:] = 1
+@pytest.mark.parametrize("blobs", [0, 16])
+def test_a_new_run_begins_with_the_lights_of_the_footage_and_moves_what_moves(small, blobs):
+    trainer = Trainer(Config(**small, blobs=blobs))
+    behind = np.random.default_rng(0).uniform(0.1, 0.5, (16, 16, 3))
+    moving = np.zeros((16, 16, 1))
+    moving[4:] = 1
+    front = behind + 0.4 * moving
+    mean = (behind + front) / 2
     assert trainer.lags == [1, 2, 4, 64]  # of sequences of 4 steps
-    trainer.begin_with((mean, mask), {lag: lag / 100 for lag in trainer.lags})
+    trainer.begin_with(Lights(mean, behind, front, moving, 1), {lag: lag / 100 for lag in trainer.lags}, 0.1)
     own = own_speeds(4)  # of the four hands, each a pair of numbers
     np.testing.assert_allclose(trainer.pace[:3], 0.01 * np.float32([[1], [2], [4]]) * [*own, *own], rtol=1e-3)
     slowest, fastest = trainer.pace[3].numpy()[[0, 3]]
@@ -354,8 +390,15 @@ def test_a_new_run_begins_with_the_background_and_moves_what_moves(small):
     for generator in trainer.generator, trainer.average["generator"]:
         drawn = generator(tf.random.stateless_normal((64, 8), [0, 0])).numpy()
         np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(mean, drawn.shape)[:, :4], atol=1e-5)
-        assert (drawn[:, 4:].std(0) > 1e-5).all(), "what moves is drawn"
-        assert np.corrcoef(drawn.mean(0).ravel(), mean.ravel())[0, 1] > 0.8
+        varied = drawn[:, 4:].std(0) > 1e-5
+        if blobs:
+            assert varied.mean() > 0.8, "what moves is drawn, but far from all blobs"
+            share = ((drawn - behind) / 0.4)[:, 4:].mean(-1)
+            assert (np.abs(share - np.round(share)) < 0.1).mean() > 0.5, "most pixels have one light or the other"
+            assert 0.1 < share.mean() < 0.5
+        else:
+            assert varied.all(), "what moves is drawn"
+            assert np.corrcoef(drawn.mean(0).ravel(), mean.ravel())[0, 1] > 0.8
 
 
 def test_carried_states_start_the_next_step_some_anew(small):
@@ -381,6 +424,6 @@ def test_carried_states_start_the_next_step_some_anew(small):
 
 def test_a_state_of_other_networks_is_refused(tmp_path, small, trainer):
     trainer.save_state(tmp_path)
-    other = Trainer(Config(**(small | dict(rnn_units=9))))
+    other = Trainer(Config(**(small | dict(rnn_units=9)), blobs=0))
     with pytest.raises(UserError, match=r"state\.\d+ .*config.json"):
         other.restore(tmp_path)

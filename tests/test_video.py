@@ -14,7 +14,7 @@ from PIL import Image
 
 import video
 from files import UserError
-from screen import until
+from helpers import until
 
 
 def noise(count, height=16, width=24):
@@ -151,7 +151,7 @@ def test_interrupted_film_leaves_nothing(tmp_path, path_folder):
 
     def frames():
         yield from noise(3)
-        until((path_folder / "pid").exists, "ffmpeg")
+        until((path_folder / "pid").exists)
         raise KeyboardInterrupt
 
     out = tmp_path / "out.png"

@@ -11,7 +11,8 @@ from PIL import Image
 
 import window
 from files import UserError
-from screen import Window, environment, needs_windows, until
+from helpers import until
+from screen import Window, environment, needs_windows
 
 COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 200, 50]]])  # four quarters: no two alike in BGR
 
@@ -70,7 +71,7 @@ def test_picture_follows_the_window_and_keeps_its_aspect(display, width, height,
             bars = int(picture.sum()) - int(inner.sum())
             return (centres(inner) == COLOURS).all() and inner.any(axis=2).all() and bars == 0
 
-        until(fits, "picture of the new size between black bars", 5)
+        until(fits)
 
 
 @pytest.mark.parametrize("action, end", [
@@ -86,7 +87,7 @@ def test_quitting_closes_the_window(display, action, end):
         time.sleep(0.1)
         assert window.find(), "another key closed it"
         action(window)
-        until(lambda: not window.find(), "end of the window")
+        until(lambda: not window.find())
         assert window.process.poll() is None  # so it was closed, not lost with its process
         assert window.process.communicate() == (end + "\n", "")
 
@@ -158,7 +159,7 @@ def test_s_saves_the_frame(rising, tmp_path):
     rising.key("space")
     rising.key("s")
     rising.key("s")
-    until(lambda: len(list(tmp_path.glob("duralava-*.png"))) == 2, "two pictures", 5)
+    until(lambda: len(list(tmp_path.glob("duralava-*.png"))) == 2)
     time.sleep(0.2)
     first, second = (np.asarray(Image.open(path)) for path in tmp_path.glob("duralava-*.png"))
     assert first.shape == (16, 16, 3)
@@ -172,10 +173,10 @@ def test_h_shows_the_keys(rising):
     plain = rising.picture()
     assert (plain == plain[0, 0]).all()
     rising.key("h")
-    until(lambda: len(np.unique(rising.picture())) > 20, "text", 5)
+    until(lambda: len(np.unique(rising.picture())) > 20)
     assert (rising.picture()[:20] == plain[:20]).all(), "the text stands below"
     rising.key("h")
-    until(lambda: (rising.picture() == plain).all(), "end of the text", 5)
+    until(lambda: (rising.picture() == plain).all())
 
 
 @pytest.fixture
@@ -193,9 +194,9 @@ def managed(display):
 def test_f_fills_the_screen(managed, rising):
     size = rising.picture().shape
     rising.key("f")
-    until(lambda: rising.picture().shape == (1024, 1280, 3), "full screen", 5)
+    until(lambda: rising.picture().shape == (1024, 1280, 3))
     rising.key("f")
-    until(lambda: rising.picture().shape == size, "window of its old size", 5)
+    until(lambda: rising.picture().shape == size)
 
 
 # Frames at 20 a second, the making or the drawing of some delayed: prints the seconds and the frames drawn.
@@ -287,7 +288,8 @@ except window.UserError as error:
 ], ids=["none", "dead", "wayland"])
 def test_no_display_is_told_in_one_sentence(env, reason):
     result = subprocess.run([sys.executable, "-c", CHECK], env=environment(**env), text=True, capture_output=True)
-    assert result.stdout == (f"no display to open a window on: {reason}; use --mode video to write a video file instead\n")
+    assert result.stdout == (f"no display to open a window on: {reason}; use --mode video to write a video file "
+                             "instead\n")
     assert (result.returncode, result.stderr) == (0, "")
 
 
