@@ -1,7 +1,7 @@
 """The hyper-parameters of a run: what they are called, what they mean, what they may be.
 
-Each field is a flag of learn.py and a key of the config.json beside a run's weights. The defaults are the
-recipe that trains well on two CPU cores; PRESETS["original"] holds the values of the model duralava began as.
+Each field is a key of the config.json beside a run's weights and, unless its preset decides on it, a flag of learn.py.
+The defaults are the recipe for two CPU cores; PRESETS["original"] holds the values of the original model.
 """
 
 import dataclasses
@@ -13,9 +13,11 @@ from pathlib import Path
 from files import UserError, replacing
 
 
-def param(default, help, *, group, low=-math.inf, high=math.inf, choices=None):
-    """A hyper-parameter: its meaning with its unit, the group it is listed under, and its inclusive range."""
-    return field(default=default, metadata=dict(help=help, group=group, low=low, high=high, choices=choices))
+def param(default, help, *, group, low=-math.inf, high=math.inf, choices=None, flag=True):
+    """A hyper-parameter: its meaning with its unit, the group it is listed under, its inclusive range, and whether it
+    is a flag.
+    """
+    return field(default=default, metadata=dict(help=help, group=group, low=low, high=high, choices=choices, flag=flag))
 
 
 @dataclass(frozen=True)
@@ -31,86 +33,72 @@ class Config:
                           group="sequences")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
                           low=8, high=1024)
-    fps: float = param(30.0, "frames a second of the footage, and of what is played", group="sequences",
-                       low=0.1, high=1000)
-    every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1)
-    seq_len: int = param(20, "steps the latent is rolled in one training step", group="sequences", low=2)
-    window: int = param(3, "consecutive steps of those that are decoded and judged; 0: all", group="sequences",
+    every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1, high=10_000)
+    seq_len: int = param(20, "steps of a sequence: the latents of all are rolled out in one training step",
+                         group="sequences", low=2, high=10_000)
+    window: int = param(3, "consecutive steps of a sequence that are drawn and judged; 0: all", group="sequences",
                         low=0)
-    batch_size: int = param(40, "clips decoded and judged in one training step", group="sequences", low=1)
-    chains: int = param(256, "latent chains rolled in one training step, at least batch_size", group="sequences",
-                        low=2)
-    reset_probability: float = param(0.003, "chance that a chain starts anew after a training step",
-                                     group="sequences", low=0, high=1)
+    batch_size: int = param(40, "clips drawn and judged in one training step", group="sequences", low=1, high=100_000)
+    chains: int = param(256, "latent chains rolled out in one training step, at least batch_size", group="sequences",
+                        low=2, high=1_000_000)
+    reset_probability: float = param(0.003, "probability that a chain starts anew after a training step",
+                                     group="sequences", low=0, high=1, flag=False)
+    fps: float = param(30.0, "frames a second of the footage", group="sequences", low=0.01, high=1000, flag=False)
 
     # What the networks are.
-    latent_size: int = param(64, "numbers in the state of the lamp", group="networks", low=2)
+    arch: str = param("modern", "architecture: 'modern' (bilinear upsampling, RMS normalisation, pixel coordinates; a "
+                                "discriminator of frames, their differences and the batch's spread; Adam), or the "
+                                "'original' DCGAN with batch norm and SGD", group="networks",
+                      choices=("modern", "original"))
+    latent_size: int = param(64, "size of the latent", group="networks", low=2, high=100_000)
     rnn_units: int = param(128, "hidden size of the transition's and of the discriminator's GRU",
-                           group="networks", low=1)
-    width: int = param(32, "channels of convolutions at half a frame's size; twice as many at each halving, up to 8x",
-                       group="networks", low=1)
-    features: int = param(128, "numbers the discriminator makes of a frame", group="networks", low=1)
-    noise: float = param(0.003, "share of fresh noise in each step of the state, as a standard deviation; 0: none",
+                           group="networks", low=1, high=100_000)
+    width: int = param(32, "channels of convolutions at half a frame's size; doubled at each halving, up to 8x; the "
+                           "discriminator makes 4x as many features of a frame", group="networks", low=1, high=4096)
+    background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
+                                   "fixed camera", group="networks")
+    noise: float = param(0.003, "standard deviation of the noise added to the latent in each step; 0: none",
                          group="networks", low=0, high=1)
-    pace: float = param(0.25, "how fast states move, as a share of how fast frames change: a frame is another when "
-                              "things have left their places, a state when they are elsewhere; 0: as fast as they will",
-                        group="networks", low=0, high=1)
-    batch_norm: bool = param(False, "batch norm in the discriminator", group="networks")
-    generator_norm: str = param("rms", "how activations are normalised: 'rms' each pixel by itself, "
-                                       "'batch' over the batch", group="networks", choices=("rms", "batch"))
-    upsampling: str = param("bilinear", "how pixels are doubled: by 'bilinear' interpolation, or by a "
-                                        "'transposed' convolution", group="networks",
-                            choices=("bilinear", "transposed"))
-    coordinates: bool = param(True, "tell convolutions where in the frame they are",
-                              group="networks")
-    background: bool = param(True, "let the generator draw on top of the mean frame", group="networks")
-    still: bool = param(True, "let it draw nothing where the footage never changes, with --background",
-                        group="networks")
-    differences: bool = param(True, "show the discriminator each frame's difference to the one before",
-                              group="networks")
-    frame_logits: bool = param(True, "let the discriminator judge single frames beside motion", group="networks")
-    minibatch_std: bool = param(True, "show the discriminator how much the clips of a batch differ",
-                                group="networks")
-    augment: bool = param(False, "shift each clip, real or drawn, before it is judged: for short footage",
-                          group="networks")
+    time_scale: float = param(0.25, "speed of the latent, as a share of how fast frames of the footage decorrelate; 0: "
+                                    "free, without rotating pairs", group="networks", low=0, high=1)
+    augment: bool = param(False, "shift each clip, real or drawn, by a random offset before it is judged: for short "
+                                 "footage", group="networks")
 
-    # What the networks are asked for.
-    relativistic: bool = param(True, "judge each drawn clip against a real one, not against all that are real",
-                               group="losses")
-    penalty: str = param("chains", "normality of the states: 'chains' asks it of each coordinate across chains, "
-                                   "'moments' of all numbers together", group="losses",
-                         choices=("chains", "moments"))
-    penalty_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0)
-    distance_weight: float = param(1.0, "weight of the penalty on frames that are further apart than those of the "
-                                        "footage, or less, in time and from clip to clip; 0: none", group="losses",
-                                   low=0)
-    pace_weight: float = param(8.0, "weight of the penalty on states that move faster or slower than --pace says; 0: "
-                                    "none", group="losses", low=0)
-    r1_gamma: float = param(0.01, "weight of the gradient penalty on real clips; 0: none", group="losses", low=0)
-    r2_gamma: float = param(0.01, "weight of the gradient penalty on drawn clips; 0: none", group="losses", low=0)
+    # The losses.
+    loss: str = param("relativistic", "adversarial loss: 'relativistic' pairs each drawn clip with a real one, "
+                                      "'standard' is that of the first GAN", group="losses",
+                      choices=("relativistic", "standard"))
+    normality: str = param("chains", "statistics of the normality penalty: 'chains' of each coordinate across "
+                                     "chains, 'pooled' of all numbers of a step", group="losses",
+                           choices=("chains", "pooled"), flag=False)
+    normality_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0)
+    distance_weight: float = param(1.0, "weight of the penalty on distances between frames, in time and across clips, "
+                                        "that differ from the footage's", group="losses", low=0)
+    displacement_weight: float = param(8.0, "weight of the penalty on displacements of the latent that differ from "
+                                            "those --time_scale asks for", group="losses", low=0)
+    gamma: float = param(0.01, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2)",
+                         group="losses", low=0)
 
-    # How they get there.
-    optimizer: str = param("adam", "optimiser of all networks", group="optimisation", choices=("adam", "sgd"))
+    # The optimisation.
     learning_rate: float = param(5e-4, "learning rate at the start; falls to 0 along a cosine",
-                                 group="optimisation", low=0)
+                                 group="optimisation", low=0, high=1)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
-                       group="optimisation", low=0, high=0.999999)
-    epochs: int = param(20, "epochs to train; one epoch shows about every frame once, or takes 200 steps if those are "
-                            "fewer", group="optimisation", low=1)
-    max_minutes: float = param(0.0, "minutes to train, in place of --epochs; 0: no limit", group="optimisation",
-                               low=0)
-    save_every: int = param(2, "epochs between two checkpoints", group="optimisation", low=1)
+                       group="optimisation", low=0, high=0.999999, flag=False)
+    steps: int = param(4000, "training steps; with --mode eval those of the rollout: 1000000, or as many thousands",
+                       group="optimisation", low=1, high=10**9)
+    max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: no limit", group="optimisation",
+                               low=0, high=1e6)
+    save_every: int = param(400, "steps between two checkpoints", group="optimisation", low=1)
     seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
                       high=2**31 - 1)
 
-    # How the machine computes it: that changes the results by no more than rounding, and may differ on --resume.
-    precision: str = param("float32", "numbers that convolutions compute with, in training", group="machine",
-                           choices=("float32", "bfloat16", "float16"))
-    accumulate: int = param(1, "parts of a batch that are drawn and seen one after another, for less memory",
-                            group="machine", low=1)
-    remat: bool = param(False, "compute activations again instead of keeping them, for less memory", group="machine")
+    # How the machine computes it; may differ on --resume.
+    precision: str = param("float32", "numbers that convolutions compute with in training", group="machine",
+                           choices=("float32", "bfloat16"))
+    accumulate: int = param(1, "parts of a batch whose gradients are computed one after another and averaged, for less "
+                               "memory", group="machine", low=1)
     distribute: str = param("none", "train on several devices: 'mirrored' on all GPUs of this machine, 'multiworker' "
-                                    "on the machines that TF_CONFIG names", group="machine",
+                                    "on the machines that TF_CONFIG names (TensorFlow only)", group="machine",
                             choices=("none", "mirrored", "multiworker"))
 
     def __post_init__(self):
@@ -134,7 +122,7 @@ class Config:
 
     def at_play(self):
         """The same networks, as they play on any one machine, in full precision."""
-        return dataclasses.replace(self, precision="float32", remat=False, distribute="none")
+        return dataclasses.replace(self, precision="float32", distribute="none")
 
     def save(self, path):
         """Write the hyper-parameters to `path` as JSON."""
@@ -143,7 +131,7 @@ class Config:
 
     @classmethod
     def load(cls, path):
-        """Read what `save` wrote; a hyper-parameter that was added since has its default, or what it was `BEFORE`.
+        """Read what `save` wrote; a hyper-parameter that was added since has its default.
 
         Raises:
             UserError: the file is missing, is not JSON, or holds other keys or values than this class's.
@@ -161,7 +149,7 @@ class Config:
             odd = (isinstance(values, dict) and sorted(set(values) - names)) or ["no hyper-parameters"]
             raise UserError(f"{path} does not describe a run of this version (see {', '.join(odd)})")
         try:
-            return cls(**BEFORE | values)
+            return cls(**values)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -184,16 +172,12 @@ def article(kind):
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
 
 
-BEFORE = dict(still=False, pace=0.0)  # what runs were like before there were these: their weights still fit
-
 PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
-        latent_size=64, rnn_units=128, width=32, features=128, noise=0.0, pace=0.0,
-        batch_norm=True, generator_norm="batch", upsampling="transposed", coordinates=False,
-        background=False, still=False, differences=False, frame_logits=False, minibatch_std=False,
-        relativistic=False, penalty="moments", penalty_weight=0.1, distance_weight=0.0, pace_weight=0.0,
-        r1_gamma=0.0, r2_gamma=0.0,
-        optimizer="sgd", learning_rate=1e-3, ema=0.0, epochs=200, save_every=10,
+        arch="original", latent_size=64, rnn_units=128, width=32, background=False, noise=0.0, time_scale=0.0,
+        loss="standard", normality="pooled", normality_weight=0.1, distance_weight=0.0, displacement_weight=0.0,
+        gamma=0.0, learning_rate=1e-3, ema=0.0,
+        steps=33_600, save_every=1_680,  # 200 and 10 epochs of an hour's footage, of 168 batches each
     ),
 }

@@ -112,12 +112,12 @@ def background(cache):
     return mean, np.minimum(deviation.max(-1, keepdims=True) / MOVES, 1) ** 2
 
 
-def pace(cache, every_nth, lags, share=1.0):
-    """How far frames of the cache that `load` made are apart that lie `lags` steps apart, as a share, 0.01 to 1.
+def displacement_curve(cache, every_nth, lags, time_scale=1.0):
+    """How far apart frames are over some lags, as a share of the distance of frames of independent times, 0.01 to 1.
 
-    Of thumbnails of 8x8 pixels, at up to four thousand places in the cache: the root mean square difference, by that of
-    frames of independent times. The time between them is taken `share` times as long; between frames lies a straight
-    line. A lag of more than half the cache is taken for that half.
+    Root mean square distances of 8x8 thumbnails at up to four thousand places in the cache. Lags are in steps of
+    `every_nth` frames, taken times `time_scale`; between frames it is interpolated linearly. A lag of more than half
+    the cache counts as that half.
 
     Returns a dict {lag: share}.
     """
@@ -130,7 +130,7 @@ def pace(cache, every_nth, lags, share=1.0):
 
     here, most = small(0), len(frames) // 2
     independent = math.sqrt(2 * here.var(0).mean()) + 1e-6
-    gaps = {lag: min(lag * every_nth * share, most) for lag in lags}
+    gaps = {lag: min(lag * every_nth * time_scale, most) for lag in lags}
     whole = sorted({end for gap in gaps.values() for end in (math.floor(gap), math.ceil(gap))})
     apart = [math.sqrt(np.square(there - here[:len(there)]).mean()) for there in map(small, whole)]
     return {lag: max(0.01, min(1.0, float(np.interp(gap, whole, apart)) / independent)) for lag, gap in gaps.items()}

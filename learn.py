@@ -25,8 +25,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 def train(preset=None, resume=None, **values):
     """Train on the frames in --data_dir; without that flag, simulate some where there are none."""
     run = Path(resume) if resume else None
-    if values.get("max_minutes") and "epochs" in values:
-        raise UserError("--epochs and --max_minutes both say when a run ends; give one of them")
+    if values.get("max_minutes") and "steps" in values:
+        raise UserError("--steps and --max_minutes both say when a run ends; give one of them")
     config = resumed(run, preset, values) if run else Config(**(PRESETS.get(preset, {}) | values))
     import data
 
@@ -38,12 +38,13 @@ def train(preset=None, resume=None, **values):
               flush=True)
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
     frames = data.load(config.data_dir, config.img_size)
+    config = dataclasses.replace(config, fps=float(data.record(config.data_dir).get("fps") or config.fps))
     with hushed():
-        import distribution
-        import training
+        import backend
+        import train
 
-        strategy = distribution.make_strategy(config.distribute)
-    run, received = training.train(config, frames, run, strategy)
+        engine = backend.make_backend(config.distribute)
+    run, received = train.train(config, frames, run, engine)
     if received:
         print(f"stopped; go on with: python learn.py --resume {run}" if run else "stopped")
         sys.exit(128 + received)
@@ -57,11 +58,11 @@ def resumed(run, preset, values):
 
     checkpoints.find_state(run)  # before frames are read or made
     config = Config.load(run / "config.json")
-    free = {"data_dir", "epochs", "max_minutes", "save_every", "accumulate", "remat", "distribute"}
+    free = {"data_dir", "steps", "max_minutes", "save_every", "accumulate", "distribute"}
     fixed = [name for name in values if name not in free]
     if preset or fixed:
         raise UserError(f"--{'preset' if preset else fixed[0]} cannot change on --resume; start a new run for it")
-    if "epochs" in values:
+    if "steps" in values:
         values.setdefault("max_minutes", 0.0)
     return dataclasses.replace(config, **values)
 
@@ -181,7 +182,12 @@ def flags(mode):
     """The flags a mode takes, with their defaults; those of `train` include the hyper-parameters."""
     parameters = inspect.signature(MODES[mode]).parameters.values()
     named = {p.name: p.default for p in parameters if p.kind != p.VAR_KEYWORD}
-    return named | ({f.name: f.default for f in dataclasses.fields(Config)} if mode == "train" else {})
+    return named | (hyper_parameters() if mode == "train" else {})
+
+
+def hyper_parameters():
+    """The hyper-parameters that are flags, with their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(Config) if f.metadata["flag"]}
 
 
 class Parser(argparse.ArgumentParser):
@@ -221,9 +227,6 @@ def build_parser():
     parser.flag(writing, "loop", "fade its end into its beginning")
     parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; the folder of an export",
                 metavar="PATH")
-    evaluation = parser.add_argument_group("evaluation (--mode eval)")
-    parser.flag(evaluation, "steps", "steps of the model in the long rollout, rounded to thousands", type=int,
-                metavar="N")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
     parser.flag(prepare, "video", "the footage: any video that OpenCV reads", metavar="FILE")
     parser.flag(prepare, "crop", "the square to keep, in pixels of the video; without it the largest in the middle",
@@ -237,6 +240,8 @@ def build_parser():
     parser.flag(training, "resume", "go on with a run, exactly where it stopped", metavar="RUN")
     groups = {}
     for f in dataclasses.fields(Config):
+        if not f.metadata["flag"]:
+            continue
         name = f.metadata["group"]
         if name not in groups:
             groups[name] = parser.add_argument_group(f"training: {name}")

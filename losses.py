@@ -1,4 +1,4 @@
-"""What the networks are asked for: to tell real from generated, to fool, and to stay normally distributed."""
+"""The losses: adversarial, gradient penalty, distances between frames, normality and displacement of the latents."""
 
 import math
 
@@ -11,21 +11,23 @@ def discriminator_loss(real, fake):
 
 
 def generator_loss(fake):
-    """Binary cross-entropy of generated clips taken for real: the non-saturating loss of Goodfellow et al. 2014."""
+    """Binary cross-entropy of generated clips taken for real: the non-saturating loss of Goodfellow et al. 2014,
+    https://arxiv.org/abs/1406.2661
+    """
     return ops.mean(ops.softplus(-fake))
 
 
-def relative(real, fake):
-    """How much more real each real clip is than the drawn one beside it, and the other way round; logits [B, L].
+def relativistic(real, fake):
+    """Logits [B, L] of how much more real each real clip is than the drawn one beside it, and the other way round.
 
-    In place of the logits themselves: a generator that is good at one kind of clip gains nothing by drawing no other,
-    as it is judged against all kinds (Jolicoeur-Martineau, "The relativistic discriminator", 2018).
+    Jolicoeur-Martineau 2018, https://arxiv.org/abs/1807.00734; with R1 and R2 beside it Huang et al. 2024,
+    https://arxiv.org/abs/2501.05441
     """
     return real - fake, fake - real
 
 
 def thumbnails(clips):
-    """Clips [B, T, H, W, 3] -> [B, T, F], F = 192: the mean colour of each of 8x8 fields of each frame."""
+    """Clips [B, T, H, W, 3] -> [B, T, 192]: the mean colour of each of the 8x8 fields of each frame."""
     batch, time, height, width, _ = clips.shape
     fields = height // 8, width // 8
     small = ops.average_pool(ops.reshape(clips, (-1, height, width, 3)), fields, fields)
@@ -33,16 +35,13 @@ def thumbnails(clips):
 
 
 def distance_penalty(fake, real):
-    """How much further apart, or less, generated frames are than real ones; thumbnails [B, T, F] of clips -> 0 or more.
+    """How much distances between drawn frames differ from those between real ones; thumbnails [B, T, F] -> >= 0.
 
-    There are three kinds of distances: of each frame from the one before, as a whole and field by field, and from the
-    frame of another clip. The sorted distances of generated clips are compared with those of real ones, which is the
-    Wasserstein distance of the two distributions; in units of the mean real distance, added up. A discriminator of
-    clips sees too little of it: a lamp that rests looks right nearly always, and where it jumps there is hardly ever a
-    clip.
+    Of each kind of `distances`, the Wasserstein distance of the drawn and the real ones, which is the mean difference
+    of the sorted numbers, in units of the mean real distance; summed.
     """
-    return sum(ops.mean(ops.abs(ops.sort(ours) - ops.sort(theirs))) / (ops.mean(theirs) + 1e-4)
-               for ours, theirs in zip(distances(fake), distances(real), strict=True))
+    return sum(ops.mean(ops.abs(ops.sort(drawn) - ops.sort(true))) / (ops.mean(true) + 1e-4)
+               for drawn, true in zip(distances(fake), distances(real), strict=True))
 
 
 def distances(x):
@@ -56,11 +55,11 @@ def distances(x):
 
 
 def gradient_penalty(gradients):
-    """R1 of real clips, R2 of drawn ones (Mescheder et al. 2018): half the squared length of the logits' gradients.
+    """|gradients|^2 / 2 of clips [B, ...], averaged over B: R1 of real clips, R2 of drawn ones.
 
-    By clips [B, ...], averaged over B.
+    Mescheder et al. 2018, https://arxiv.org/abs/1801.04406
     """
-    squares = ops.square(ops.reshape(gradients, (ops.shape(gradients)[0], -1)))
+    squares = ops.square(ops.reshape(gradients, (gradients.shape[0], -1)))
     return 0.5 * ops.mean(ops.sum(squares, axis=1))
 
 
@@ -74,7 +73,7 @@ def moments(x, axis):
     return *squeeze, ops.mean(z**3, axis=axis), ops.mean(z**4, axis=axis)
 
 
-def moments_penalty(outputs):
+def pooled_normality(outputs):
     """The original's normality penalty: the four moments of all numbers of a step together.
 
     outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 + (kurtosis - 3)^2, averaged over T.
@@ -83,56 +82,46 @@ def moments_penalty(outputs):
     return ops.mean(mean**2 + (std - 1) ** 2 + skewness**2 + (kurtosis - 3) ** 2)
 
 
-def chains_penalty(outputs):
+def chains_normality(outputs):
     """Normality of each coordinate across chains, at each step, and no correlation between coordinates.
 
-    Moments of all numbers together are as normal when every chain runs through one and the same loop; across
-    chains, at one moment, such a loop has no spread. outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2
-    + skewness^2 / 10 + (kurtosis - 3)^2 / 100, averaged over T and Z (the higher moments weigh less because a
-    sample of some hundred chains knows them less well), + a tenth of the squared covariances of a coordinate with
-    all others, averaged likewise.
+    outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 / 10 + (kurtosis - 3)^2 / 100 across B,
+    averaged over T and Z, + `decorrelation` of the covariance across B. (Of some hundred chains the higher moments are
+    known less well.) Pooled moments stay normal where all chains run through one limit cycle in step; those across
+    chains do not. Variance and covariance terms as in VICReg, Bardes et al. 2022, https://arxiv.org/abs/2105.04906
     """
     mean, std, skewness, kurtosis = moments(outputs, axis=0)
     normality = mean**2 + (std - 1) ** 2 + 0.1 * skewness**2 + 0.01 * (kurtosis - 3) ** 2
     steps = ops.transpose(outputs - mean, (1, 2, 0))  # [T, Z, B]
-    covariance = ops.matmul(steps, ops.swapaxes(steps, 1, 2)) / outputs.shape[0]
-    return ops.mean(normality) + off_diagonal(covariance)
+    return ops.mean(normality) + decorrelation(ops.matmul(steps, ops.swapaxes(steps, 1, 2)) / outputs.shape[0])
 
 
-def pace_penalty(latents, past, pace):
-    """How differently the states move from the footage: latents [B, T, Z] -> 0 or more, averaged over lags.
+def displacement_penalty(latents, past, curve):
+    """How much the mean squared displacement of the latents differs from the footage's; >= 0.
 
-    `pace` says for each lag, in steps, how far frames of the footage that lie it apart are from each other, as a share
-    of how far frames of independent times are (`data.pace`): one share, or one a coordinate, [Z]. The states shall move
-    by it: the way of a coordinate has a standard deviation of sqrt(2) times its share, as that between independent
-    normal numbers is sqrt(2), and no two ways correlate. In these units deviations of (std - 1)^2 count, averaged over
-    Z, + a tenth of the squared covariances of a way with all others, averaged likewise.
-
-    A lag of less than T steps is taken within the latents, a longer one back into the `past` [B, P, Z] before them,
-    which is known and gets no gradient. Without the penalty directions that the generator hardly draws turn fast, a
-    whole turn in 16 steps, and the picture trembles; without the longer lags all come to turn at one pace.
+    latents [B, T, Z], those of the steps before them `past` [B, P, Z] (no gradient), and `curve`: {lag: share}, for
+    lags in steps, the displacement wanted as a share of that between independent latents, sqrt(2); a number, or one a
+    coordinate [Z]. A lag below T is taken within the latents, a longer one back into the past. In units of the wanted
+    displacement: (std - 1)^2 averaged over Z + `decorrelation` of its covariance, averaged over lags.
     """
     steps, whole = latents.shape[1], ops.concatenate([ops.stop_gradient(past), latents], axis=1)
 
-    def ways(lag):
+    def displacement(lag):
         begin = -steps + (lag if lag < steps else 0)
         return whole[:, begin:] - whole[:, begin - lag:-lag]
 
-    return sum(displacement_penalty(ways(lag) / (math.sqrt(2) * share)) for lag, share in pace.items()) / len(pace)
+    def penalty(x):
+        x = ops.reshape(x, (-1, x.shape[-1]))
+        std = ops.sqrt(ops.mean(ops.square(x), axis=0) + 1e-8)
+        return ops.mean(ops.square(std - 1)) + decorrelation(ops.matmul(ops.transpose(x), x) / x.shape[0])
+
+    return sum(penalty(displacement(lag) / (math.sqrt(2) * share)) for lag, share in curve.items()) / len(curve)
 
 
-def displacement_penalty(ways):
-    """How far from 1 the deviations of ways [B, T, Z] are, and their covariances from 0; of all B and T together."""
-    ways = ops.reshape(ways, (-1, ways.shape[-1]))
-    std = ops.sqrt(ops.mean(ops.square(ways), axis=0) + 1e-8)
-    covariance = ops.matmul(ops.transpose(ways), ways) / ways.shape[0]
-    return ops.mean(ops.square(std - 1)) + off_diagonal(covariance)
-
-
-def off_diagonal(covariance):
-    """A tenth of the squared covariances [..., Z, Z] of a coordinate with all others, averaged."""
+def decorrelation(covariance):
+    """A tenth of the sum of a coordinate's squared covariances [..., Z, Z] with all others, averaged over the rest."""
     others = covariance * (1 - ops.eye(covariance.shape[-1]))
     return 0.1 * ops.mean(ops.sum(ops.square(others), axis=-1))
 
 
-PENALTIES = {"moments": moments_penalty, "chains": chains_penalty}
+NORMALITY = {"pooled": pooled_normality, "chains": chains_normality}

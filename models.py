@@ -109,7 +109,7 @@ class Transition(keras.Model):
             h, _ = self.cell(z, h)
             z = z + self.change(h)
         output = math.sqrt(1 - self.noise**2) * z + self.noise * normal
-        return output, (standardise(output), h)
+        return output, [standardise(output), h]  # a list, as layers.RNN has it on JAX
 
     def roll(self, normals, state):
         """T steps from `state` with the noise `normals` [B, T, Z].

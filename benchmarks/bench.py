@@ -34,9 +34,9 @@ def child(*command):
     return done.stdout
 
 
-def step(flags, steps=4):
+def step(flags, repeat=4):
     """Median seconds of a step with these flags of learn.py, seconds to the first, GB and GFLOP."""
-    out = json.loads(child("benchmarks/step.py", f"--steps={steps}", *flags.split()))
+    out = json.loads(child("benchmarks/step.py", f"--repeat={repeat}", *flags.split()))
     return dict(out, step=statistics.median(out["steps"]))
 
 
@@ -56,7 +56,7 @@ def beside(ours, plain):
 def training():
     peak = json.loads(child(__file__, "peak"))
     row("float32 GFLOP/s of a matrix product, of a convolution", f"{peak['product']:.0f}, {peak['convolution']:.0f}")
-    plain = step(f"--unrolled {ORIGINAL}", steps=3)
+    plain = step(f"--unrolled {ORIGINAL}", repeat=3)
     ours = step(ORIGINAL)
     row("a training step at the original's sizes", seconds(ours["step"]), f"{seconds(plain['step'])} (unrolled)",
         beside(ours["step"], plain["step"]))
@@ -69,26 +69,24 @@ def training():
         beside(ours["first"], plain["first"]))
     row("memory at the original's sizes", f"{ours['memory']:.2f} GB", f"{plain['memory']:.2f} GB (unrolled)",
         beside(ours["memory"], plain["memory"]))
-    for flags, wanted in {"--accumulate 4": "<= 1.5 GB, ratio >= 2", "--remat": ""}.items():
-        lean = step(f"{ORIGINAL} {flags}", steps=2)
-        row(f"the same with {flags}", f"{lean['memory']:.2f} GB", f"{plain['memory']:.2f} GB (unrolled)",
-            beside(lean["memory"], plain["memory"]), wanted)
-        row(f"its time with {flags}", seconds(lean["step"]), f"{seconds(ours['step'])} (without)",
-            beside(lean["step"], ours["step"]))
+    lean = step(f"{ORIGINAL} --accumulate 4", repeat=2)
+    row("the same with --accumulate 4", f"{lean['memory']:.2f} GB", f"{plain['memory']:.2f} GB (unrolled)",
+        beside(lean["memory"], plain["memory"]), "<= 1.5 GB, ratio >= 2")
+    row("its time with --accumulate 4", seconds(lean["step"]), f"{seconds(ours['step'])} (without)",
+        beside(lean["step"], ours["step"]))
     default = step("")
     row("a step of the default recipe", seconds(default["step"]), f"{seconds(plain['step'])} (unrolled)",
         beside(default["step"], plain["step"]))
     row("its share of the peak", f"{default['gflop'] / default['step'] / peak['convolution']:.0%}")
     row("its memory", f"{default['memory']:.2f} GB")
-    for precision in "bfloat16", "float16":
-        low = step(f"--precision {precision}", steps=2)
-        row(f"with --precision {precision}", seconds(low["step"]), f"{seconds(default['step'])} (float32)",
-            beside(low["step"], default["step"]))
-    large = step("--img_size 128", steps=2)
+    low = step("--precision bfloat16", repeat=2)
+    row("with --precision bfloat16", seconds(low["step"]), f"{seconds(default['step'])} (float32)",
+        beside(low["step"], default["step"]))
+    large = step("--img_size 128", repeat=2)
     row("at 128x128, its step and memory", f"{large['step']:.1f} s {large['memory']:.2f} GB",
         f"{seconds(default['step'])} (64x64)", f"{default['step'] / large['step']:.2f}", "<= 4 GB")
     for flags, times in {"--seq_len 160": 10, "--rnn_units 1024": 8, "--batch_size 192 --accumulate 8": 8}.items():
-        grown = step(flags, steps=2)
+        grown = step(flags, repeat=2)
         row(f"with {flags} ({times} times)", f"{seconds(grown['step'])} {grown['memory']:.1f} GB",
             f"{seconds(default['step'])} (default)", f"1/{grown['step'] / default['step']:.1f}", f"ratio >= 1/{times}")
     loopback = shared(cores=os.cpu_count() // 2)
@@ -168,15 +166,12 @@ def measure_peak():
 
 def measure_overhead():
     """Seconds that reading a batch takes, and that a step's share of logs and checkpoints does."""
-    import data
-    import lamp
     from config import Config
 
     with hushed():
-        import tensorflow as tf
-
-        import training
-        from trainer import METRICS, Trainer
+        import data
+        import train
+        from gan import GAN, METRICS
     config, n_frames = Config(), 24_000
 
     def cost(work, times):
@@ -189,24 +184,24 @@ def measure_overhead():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         film = np.lib.format.open_memmap(folder / "film.npy", "w+", np.uint8, (n_frames, 64, 64, 3))
-        film[:] = np.resize(np.stack(list(itertools.islice(lamp.frames(64, 0), 100))), film.shape)
+        film[:] = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)[np.arange(n_frames) % 100]
         film.flush()
-        clips = config.batch_size, config.clip_len, config.every_nth
-        batches, per_epoch = data.batches(folder / "film.npy", *clips, 0), data.batches_per_epoch(n_frames, *clips)
-        trainer, metrics = Trainer(config), np.zeros(len(METRICS))
+        batches = data.batches(folder / "film.npy", config.batch_size, config.seq_len, config.every_nth, 0,
+                               window=config.window)
+        gan, metrics, steps = GAN(config), np.zeros(len(METRICS)), itertools.count()
 
-        def save(what):
-            trainer.step.assign_add(1)
-            what()
+        def scalars():
+            for name in METRICS:
+                log.add_scalar(name, 0.0, 1)
 
-        with tf.summary.create_file_writer(str(folder)).as_default(), training.progress_bar(0.0, True) as bar:
-            state = cost(lambda: save(lambda: trainer.save_state(folder)), 3)
-            weights = cost(lambda: save(lambda: trainer.save_weights(folder, int(trainer.step))), 3)
-            every = {1: cost(lambda: training.report(bar, 0.0, 1, per_epoch, metrics), 50),
-                     training.LOG_EVERY: cost(lambda: training.log_scalars(1, metrics, 0.0), 20),
-                     per_epoch: cost(lambda: training.log_samples(trainer, 1), 5),
-                     per_epoch * config.save_every: weights + state,
-                     training.STATE_SECONDS: state}  # at a step a second
+        with train.SummaryWriter(folder) as log, train.progress_bar(0.0, True) as bar:
+            state = cost(lambda: train.save_state(gan, folder, next(steps), 0.0), 3)
+            weights = cost(lambda: gan.save_weights(folder / f"weights.{next(steps)}"), 3)
+            every = {1: cost(lambda: train.show(bar, 0.0, 1, metrics), 50),
+                     train.LOG_EVERY: cost(scalars, 20),
+                     train.SAMPLE_EVERY: cost(lambda: train.log_samples(gan, log, 1), 5),
+                     config.save_every: weights + state,
+                     train.STATE_SECONDS: state}  # at a step a second
         return dict(batch=cost(lambda: next(batches), 50), log=sum(cost / steps for steps, cost in every.items()))
 
 

@@ -1,12 +1,13 @@
 """Seconds, memory and floating-point operations of a training step, in a process of its own.
 
-    python benchmarks/step.py [--steps 5] [--unrolled] [the training flags of learn.py]
+    python benchmarks/step.py [--repeat 5] [--unrolled] [the training flags of learn.py]
+    KERAS_BACKEND=jax python benchmarks/step.py ...
 
-With --unrolled the same networks are called anew at every time step, the plain way; ours rolls the latents first, and
-calls generator and discriminator once, on all frames of all steps as one batch. Prints JSON: seconds to the first step
-(building and tracing, without TensorFlow's import), seconds of each later one, the largest resident memory in GB, and
-on one device the GFLOP of convolutions and matrix products in the step's graph, but for its loops: those are small
-GRUs, unless --accumulate is given.
+With --unrolled the same networks are called anew at every step of a sequence; ours rolls out the latents first, and
+calls generator and discriminator once, on all frames as one batch. Prints JSON: the device, seconds from building the
+networks to the end of the first call (which compiles), seconds a step of each later call, the largest resident memory
+of the process and, on a GPU, of the device, in GB, and on one device the GFLOP of convolutions and matrix products in a
+step, but for its loops, which are small GRUs (with --accumulate most of the step is a loop).
 """
 
 import argparse
@@ -23,8 +24,8 @@ from config import PRESETS, Config
 from learn import build_parser, hushed
 
 
-def unroll(models, trainer):
-    """Let every network of `trainer` be called once at each time step."""
+def unroll(models, gan):
+    """Let every network of `gan` be called once at each step of a sequence."""
     from keras import ops
 
     class Transition(models.Transition):
@@ -34,30 +35,27 @@ def unroll(models, trainer):
                 latents.append(state[0])
                 output, state = self(normals[:, t], state)
                 outputs.append(output)
-            return ops.stack(latents, axis=1), ops.stack(outputs, axis=1), state
+            return ops.stack(latents, axis=1), ops.stack(outputs, axis=1), tuple(state)
 
     class Discriminator(models.Discriminator):
-        def see(self, clips, training=False):
-            return ops.stack([self.look(clips[:, t] * 2 - 1, training=training) for t in range(clips.shape[1])], axis=1)
-
-        def judge(self, features):
-            h, logits = ops.zeros((features.shape[0], self.config.rnn_units)), []
-            for t in range(features.shape[1]):
-                h, _ = self.read.cell(features[:, t], [h])
-                logits.append(self.judge_motion(h)[:, 0])
+        def call(self, clips):
+            h, logits = ops.zeros((clips.shape[0], self.gru.units)), []
+            for t in range(clips.shape[1]):
+                h, _ = self.gru.cell(self.backbone(clips[:, t] * 2 - 1, training=True), [h])
+                logits.append(self.clip_head(h)[:, 0])
             return ops.stack(logits, axis=1)
 
-    class Trainer(trainer.Trainer):
-        def decode(self, latents):
-            frames = [self.generator(latents[:, t], training=True) for t in range(latents.shape[1])]
-            return ops.stack(frames, axis=1)
+    class GAN(gan.GAN):
+        def draw(self, latents):
+            return ops.stack([self.video.generator(latents[:, t], training=True) for t in range(latents.shape[1])],
+                             axis=1)
 
-    trainer.Transition, trainer.Discriminator = Transition, Discriminator
-    return Trainer
+    models.Transition, gan.Discriminator = Transition, Discriminator
+    return GAN
 
 
-def gflop(graph):
-    """Of the convolutions and matrix products in a graph, forwards and backwards, but for those in its loops."""
+def graph_gflop(graph):
+    """Of the convolutions and matrix products in a TensorFlow graph, but for those in its loops."""
     total = 0
     for op in graph.get_operations():
         if op.type == "Conv2D":
@@ -76,43 +74,66 @@ def gflop(graph):
     return total / 1e9
 
 
-def measure(config, steps, unrolled):
-    """Time the first training step and `steps` more, on random clips."""
-    with hushed():
-        import numpy as np
+def gflop(gan, real):
+    """GFLOP of a step."""
+    args = gan.state, real, 1e-4, [0.0, 0.0]
+    if gan.backend.name == "tensorflow":
         import tensorflow as tf
 
-        import models
-        import trainer
-        from distribution import make_strategy
+        return graph_gflop(tf.function(gan.step, autograph=False).get_concrete_function(*args).graph)
+    import jax
 
-        strategy = make_strategy(config.distribute)
-    trainer_class = unroll(models, trainer) if unrolled else trainer.Trainer
-    times, begun = [], time.perf_counter()
-    ours = trainer_class(config, strategy)
-    shape = (len(ours.rows()), config.clip_len, config.img_size, config.img_size, 3)
+    return jax.jit(gan.step).lower(*args).cost_analysis()["flops"] / 1e9
+
+
+def device_memory():
+    """Largest memory in use on a GPU, in GB; None on a CPU, or where the backend does not tell."""
+    if "jax" in sys.modules:
+        import jax
+
+        stats = jax.devices()[0].memory_stats() or {}
+        return stats["peak_bytes_in_use"] / 1e9 if "peak_bytes_in_use" in stats else None
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return None
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
+
+
+def measure(config, repeat, unrolled):
+    """Time the first call of a training step and `repeat` more, on random clips."""
+    with hushed():
+        import numpy as np
+
+        import gan
+        import models
+        from backend import make_backend
+
+        backend = make_backend(config.distribute)
+    kind = unroll(models, gan) if unrolled else gan.GAN
+    begun = time.perf_counter()
+    ours, times = kind(config, backend), []
+    n = backend.steps_at_once
+    shape = (n, len(ours.rows()), config.clip_len, config.img_size, config.img_size, 3)
     real = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    for _ in range(1 + steps):
-        ours.train_step(real, config.learning_rate)
+    for _ in range(1 + repeat):
+        ours.train(real, np.full(n, config.learning_rate))  # which waits for the metrics, so for the device
         times.append(time.perf_counter() - begun)
         begun = time.perf_counter()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    out = dict(first=times[0], steps=times[1:], memory=memory)
-    if config.distribute == "none":
-        signature = tf.TensorSpec(shape, tf.uint8), tf.TensorSpec((2,), tf.float64)
-        out["gflop"] = gflop(ours.update.get_concrete_function(*signature).graph)
-    return out
+    return dict(device=backend.describe(), first=times[0], steps=[seconds / n for seconds in times[1:]], memory=memory,
+                device_memory=device_memory(), gflop=gflop(ours, real[0]) if config.distribute == "none" else None)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], add_help=False)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--unrolled", action="store_true")
     own, rest = parser.parse_known_args()
     given = vars(build_parser().parse_args(rest))
     names = {f.name for f in dataclasses.fields(Config)}
     values = PRESETS.get(given.get("preset"), {}) | {name: value for name, value in given.items() if name in names}
-    print(json.dumps(measure(Config(**values), own.steps, own.unrolled)))
+    print(json.dumps(measure(Config(**values), own.repeat, own.unrolled)))
 
 
 if __name__ == "__main__":

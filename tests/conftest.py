@@ -17,7 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def small():
     """Hyper-parameters of networks so small that they take no time."""
-    return dict(img_size=16, width=8, latent_size=8, rnn_units=8, features=8, chains=8, batch_size=4, seq_len=4,
+    return dict(img_size=16, width=8, latent_size=8, rnn_units=8, chains=8, batch_size=4, seq_len=4,
                 window=3, every_nth=2)
 
 
@@ -49,7 +49,7 @@ def run(tmp_path_factory, small):
     keras.utils.set_random_seed(0)
     config = Config(**small, noise=0.1)
     model = VideoModel(config)
-    model.transition.begin_with(0.05)
+    model.transition.init_from_stats(0.05)
     for variable in model.generator.trainable_variables:
         if variable.path.endswith("kernel") and variable.shape[-1] == 3:  # colours, with the contrast of trained ones
             variable.assign(10 * variable)

@@ -10,7 +10,7 @@ from files import UserError
 
 
 def test_saved_and_loaded_whole(tmp_path):
-    config = Config(learning_rate=1e-4, differences=False, penalty="moments")
+    config = Config(learning_rate=1e-4, background=False, normality="pooled")
     config.save(tmp_path / "config.json")
     assert Config.load(tmp_path / "config.json") == config
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
@@ -25,16 +25,16 @@ def test_reads_a_file_from_before_a_hyper_parameter_was_added(tmp_path):
 def test_the_original_preset_is_the_original():
     config = Config(**PRESETS["original"])
     assert (config.img_size, config.clip_len, config.every_nth, config.batch_size) == (64, 20, 6, 32)
-    assert (config.optimizer, config.learning_rate, config.epochs) == ("sgd", 1e-3, 200)
-    assert (config.reset_probability, config.penalty, config.penalty_weight) == (0.5, "moments", 0.1)
+    assert (config.arch, config.loss, config.learning_rate) == ("original", "standard", 1e-3)
+    assert (config.reset_probability, config.normality, config.normality_weight) == (0.5, "pooled", 0.1)
 
 
 @pytest.mark.parametrize("values, named", [
     (dict(img_size=48), "img_size"), (dict(img_size=4), "img_size"), (dict(noise=1.5), "noise"),
     (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=21), "window"), (dict(chains=8), "chains"),
     (dict(accumulate=7), "batch_size"), (dict(precision="double"), "precision"),
-    (dict(epochs=0), "epochs"), (dict(penalty="none"), "penalty"), (dict(batch_size=2.5), "batch_size"),
-    (dict(batch_norm=1), "batch_norm"), (dict(batch_size=True), "batch_size")])
+    (dict(steps=0), "steps"), (dict(loss="none"), "loss"), (dict(batch_size=2.5), "batch_size"),
+    (dict(background=1), "background"), (dict(batch_size=True), "batch_size")])
 def test_refuses_what_makes_no_sense(values, named):
     with pytest.raises(UserError, match=f"--{named} "):
         Config(**values)
@@ -54,11 +54,11 @@ def test_refuses_a_file_of_another_kind(tmp_path, text, complaint):
         Config.load(path)
 
 
-def test_a_run_from_before_a_hyper_parameter_is_what_it_was(tmp_path):
-    values = dataclasses.asdict(Config())
-    del values["still"], values["pace"]
+def test_a_hyper_parameter_that_a_file_lacks_has_its_default(tmp_path):
+    values = dataclasses.asdict(Config(noise=0.5))
+    del values["augment"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert Config.load(tmp_path / "config.json") == Config(still=False, pace=0.0)
+    assert Config.load(tmp_path / "config.json") == Config(noise=0.5)
 
 
 def test_names_a_missing_file(tmp_path):

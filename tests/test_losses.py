@@ -31,7 +31,7 @@ def test_losses_are_binary_cross_entropy():
 
 def test_relative_logits_hold_each_clip_against_the_one_beside_it():
     real, fake = np.float32([[2.0, -1.0]]), np.float32([[0.5, -3.0]])
-    assert [value(side).tolist() for side in losses.relative(real, fake)] == [[[1.5, 2.0]], [[-1.5, -2.0]]]
+    assert [value(side).tolist() for side in losses.relativistic(real, fake)] == [[[1.5, 2.0]], [[-1.5, -2.0]]]
 
 
 def test_losses_stay_finite_for_certain_logits():
@@ -97,30 +97,30 @@ def test_moments_of_known_numbers():
     assert kurtosis == pytest.approx(21 / 9)  # (1 + 1 + 1 + 81) / 4
 
 
-def test_moments_penalty_is_the_sum_of_the_four_squared_errors():
+def test_pooled_normality_is_the_sum_of_the_four_squared_errors():
     x = np.float32([1, 1, 1, 5]).reshape(2, 1, 2)
     expected = 2**2 + (np.sqrt(3) - 1) ** 2 + (6 / 3**1.5) ** 2 + (21 / 9 - 3) ** 2
-    assert value(losses.moments_penalty(x)) == pytest.approx(expected, rel=1e-4)
+    assert value(losses.pooled_normality(x)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_moments_penalty_takes_each_step_by_itself():
+def test_pooled_normality_takes_each_step_by_itself():
     shifted = np.concatenate([NORMAL - 1, NORMAL + 1], axis=1)  # over both steps the mean would be 0
-    assert value(losses.moments_penalty(shifted)) == pytest.approx(1, abs=0.02)
+    assert value(losses.pooled_normality(shifted)) == pytest.approx(1, abs=0.02)
 
 
-def test_chains_penalty_of_each_moment():
-    assert value(losses.chains_penalty(NORMAL)) == pytest.approx(0, abs=0.01)
-    assert value(losses.chains_penalty(NORMAL + 0.5)) == pytest.approx(0.25, abs=0.02)
-    assert value(losses.chains_penalty(NORMAL * 3)) == pytest.approx(4, abs=0.3)
+def test_chains_normality_of_each_moment():
+    assert value(losses.chains_normality(NORMAL)) == pytest.approx(0, abs=0.01)
+    assert value(losses.chains_normality(NORMAL + 0.5)) == pytest.approx(0.25, abs=0.02)
+    assert value(losses.chains_normality(NORMAL * 3)) == pytest.approx(4, abs=0.3)
     uniform = np.random.default_rng(1).uniform(-np.sqrt(3), np.sqrt(3), NORMAL.shape).astype("float32")
-    assert value(losses.chains_penalty(uniform)) == pytest.approx(0.01 * (1.8 - 3) ** 2, abs=0.005)
+    assert value(losses.chains_normality(uniform)) == pytest.approx(0.01 * (1.8 - 3) ** 2, abs=0.005)
     skewed = np.random.default_rng(1).exponential(1, NORMAL.shape).astype("float32") - 1  # skewness 2, kurtosis 9
-    assert value(losses.chains_penalty(skewed)) == pytest.approx(0.1 * 4 + 0.01 * 36, rel=0.3)
+    assert value(losses.chains_normality(skewed)) == pytest.approx(0.1 * 4 + 0.01 * 36, rel=0.3)
 
 
-def test_chains_penalty_of_correlated_coordinates():
+def test_chains_normality_of_correlated_coordinates():
     alike = np.repeat(NORMAL[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
-    assert value(losses.chains_penalty(alike)) == pytest.approx(0.7, abs=0.05)
+    assert value(losses.chains_normality(alike)) == pytest.approx(0.7, abs=0.05)
 
 
 def wander(keep, steps=9):
@@ -132,39 +132,40 @@ def wander(keep, steps=9):
     return np.stack(states, axis=1).astype("float32"), {lag: math.sqrt(1 - keep**lag) for lag in (1, 2, 4, 8)}
 
 
-def pace_penalty(states, pace, known=0):
+def displacement_penalty(states, pace, known=0):
     """The penalty on states [B, T, Z], of which the first `known` steps are past."""
-    return value(losses.pace_penalty(states[:, known:], states[:, :known], pace))
+    return value(losses.displacement_penalty(states[:, known:], states[:, :known], pace))
 
 
-def test_pace_penalty_asks_for_the_pace_of_the_footage():
+def test_displacement_penalty_asks_for_the_pace_of_the_footage():
     states, pace = wander(0.9)
-    assert pace_penalty(states, pace) == pytest.approx(0, abs=0.01)
-    assert pace_penalty(states[:, :1] + 0 * states, pace) == pytest.approx(1, abs=0.01), "at rest"
-    assert pace_penalty(states, {1: pace[1] / 3}) == pytest.approx(4, abs=0.1), "three times too fast"
+    assert displacement_penalty(states, pace) == pytest.approx(0, abs=0.01)
+    assert displacement_penalty(states[:, :1] + 0 * states, pace) == pytest.approx(1, abs=0.01), "at rest"
+    assert displacement_penalty(states, {1: pace[1] / 3}) == pytest.approx(4, abs=0.1), "three times too fast"
 
 
-def test_pace_penalty_asks_each_coordinate_for_a_share_of_its_own():
+def test_displacement_penalty_asks_each_coordinate_for_a_share_of_its_own():
     states, pace = wander(0.9)
     shares = {1: pace[1] * np.float32(4 * [1] + 4 * [0.5])}
-    assert pace_penalty(states, shares) == pytest.approx(0.5, abs=0.05), "half of them twice too fast"
+    assert displacement_penalty(states, shares) == pytest.approx(0.5, abs=0.05), "half of them twice too fast"
 
 
 @pytest.mark.parametrize("known", [5, 7])
-def test_pace_penalty_reaches_back_into_the_past(known):
+def test_displacement_penalty_reaches_back_into_the_past(known):
     states, pace = wander(0.9)
-    assert pace_penalty(states, {lag: pace[lag] for lag in (1, 2, 4)}, known) == pytest.approx(0, abs=0.01)
+    assert displacement_penalty(states, {lag: pace[lag] for lag in (1, 2, 4)}, known) == pytest.approx(0, abs=0.01)
     back = states.copy()
     back[:, known:] = states[:, :1]  # to where they were, and there they stay
-    assert pace_penalty(back, {8: pace[8]}, 8) == pytest.approx(1, abs=0.01)
+    assert displacement_penalty(back, {8: pace[8]}, 8) == pytest.approx(1, abs=0.01)
     elsewhere = states.copy()
     elsewhere[:, :known] = np.roll(states[:, :known], 1, axis=0)  # a past that was not theirs, seen at no shorter lag
     inside = {lag: share for lag, share in pace.items() if lag < 9 - known}
-    assert pace_penalty(elsewhere, inside, known) == pace_penalty(states, inside, known)
-    assert pace_penalty(elsewhere, {4: pace[4]}, known) > 0.02 + pace_penalty(states, {4: pace[4]}, known)
+    assert displacement_penalty(elsewhere, inside, known) == displacement_penalty(states, inside, known)
+    beyond = {4: pace[4]}
+    assert displacement_penalty(elsewhere, beyond, known) > 0.02 + displacement_penalty(states, beyond, known)
 
 
-def test_pace_penalty_sees_some_directions_turn_fast_and_others_rest():
+def test_displacement_penalty_sees_some_directions_turn_fast_and_others_rest():
     states, pace = wander(0.9)
     angle = np.arange(9) * 2 * np.pi / 16
     split = states[:, :1] + 0 * states
@@ -172,16 +173,16 @@ def test_pace_penalty_sees_some_directions_turn_fast_and_others_rest():
     split[..., :4] = np.cos(angle)[:, None] * x + np.sin(angle)[:, None] * y
     mixed = split @ np.linalg.qr(np.random.default_rng(4).standard_normal((8, 8)))[0].astype("float32")
     for uneven in split, mixed:  # also where every coordinate has a part of each
-        assert pace_penalty(uneven, pace) > 0.1
+        assert displacement_penalty(uneven, pace) > 0.1
 
 
-def test_pace_penalty_of_coordinates_that_move_as_one():
+def test_displacement_penalty_of_coordinates_that_move_as_one():
     states, pace = wander(0.9)
     together = np.repeat(states[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
-    assert pace_penalty(together, pace) == pytest.approx(0.7, abs=0.05)
+    assert displacement_penalty(together, pace) == pytest.approx(0.7, abs=0.05)
 
 
-def test_only_the_chains_penalty_sees_chains_fall_into_step():
+def test_only_the_chains_normality_sees_chains_fall_into_step():
     together = np.repeat(np.random.default_rng(2).standard_normal((1, 20, 64)), 256, axis=0).astype("float32")
-    assert value(losses.moments_penalty(together)) < 0.4
-    assert value(losses.chains_penalty(together)) > 1  # no spread: (0 - 1)^2 at least
+    assert value(losses.pooled_normality(together)) < 0.4
+    assert value(losses.chains_normality(together)) > 1  # no spread: (0 - 1)^2 at least

@@ -1,4 +1,4 @@
-"""Which devices share a run: one, all GPUs of a machine, or several machines."""
+"""Which devices share a run on TensorFlow: one, all GPUs of a machine, or several machines."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def agree(strategy, plan):
                         "same folder")
 
 
-def devices(strategy):
+def describe(strategy):
     """What a run computes on, in words."""
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "a GPU")
             for gpu in tf.config.list_physical_devices("GPU")]

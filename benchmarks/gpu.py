@@ -1,0 +1,90 @@
+"""What a training step and playing cost on the device at hand: one table, in about 10 minutes on a GPU.
+
+    KERAS_BACKEND=jax python benchmarks/gpu.py [--weights logs/20220104-213105/weights.180]
+
+Every row is measured in a process of its own: milliseconds of a step, by a wall clock that waits for the device,
+seconds from building the networks to the end of the first call, memory, and the share of the peak, which is that of a
+matrix product in the same numbers, measured first. On a CPU, --quick takes the smaller rows alone.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from learn import hushed
+
+ROOT = sys.path[0]
+
+ROWS = {
+    "default": "",
+    "--batch_size 256": "--batch_size 256",
+    "--precision bfloat16": "--precision bfloat16",
+    "original's sizes": "--preset original",
+    "--img_size 128": "--img_size 128",
+    "--img_size 256": "--img_size 256",
+}
+QUICK = "default", "original's sizes"
+
+
+def child(*command):
+    """What a Python program prints, or None where it fails, as by running out of memory."""
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak(size):
+    """TFLOP/s of a float32 matrix product [size, size], at the backend's default precision."""
+    with hushed():
+        import keras
+        from keras import ops
+
+        import backend
+
+    a = ops.ones((size, size))
+    multiply = backend.compiled(lambda a: ops.sum(ops.matmul(ops.matmul(ops.matmul(a, a), a), a)), keras.layers.Layer())
+    times = []
+    for _ in range(8):
+        begun = time.perf_counter()
+        float(ops.convert_to_numpy(multiply(a)))
+        times.append(time.perf_counter() - begun)
+    return 3 * 2 * size**3 / min(times) / 1e12
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", help="weights to play; without it playing is not measured")
+    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}")
+    parser.add_argument("--peak", type=int, metavar="SIZE", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        print(json.dumps(peak(args.peak)))
+        return
+    top = child(__file__, "--peak", "2048" if args.quick else "8192")
+    print(f"peak of a matrix product: {top:.3g} TFLOP/s")
+    print(f"| {'step':20} | {'ms':>8} | {'first call, s':>13} | {'GB':>5} | {'GFLOP':>6} | share of the peak |")
+    print(f"| {'-' * 20} | {'-' * 8} | {'-' * 13} | {'-' * 5} | {'-' * 6} | ----------------- |")
+    for name, flags in ROWS.items():
+        if args.quick and name not in QUICK:
+            continue
+        if found := child("benchmarks/step.py", "--repeat=5", *flags.split()):
+            step = statistics.median(found["steps"])
+            memory = found["device_memory"] or found["memory"]
+            print(f"| {name:20} | {1000 * step:8.2f} | {found['first']:13.1f} | {memory:5.2f} | {found['gflop']:6.0f} "
+                  f"| {found['gflop'] / 1000 / step / top:17.0%} |", flush=True)
+            device = found["device"]
+    print(f"on {device}")
+    if args.weights and (found := child("benchmarks/play.py", f"--weights={args.weights}")):
+        print(f"frames a second: live {found['live']:,.0f}, film {found['film']:,.0f}, "
+              f"twelve at once {found['wall']:,.0f}")
+
+
+if __name__ == "__main__":
+    main()

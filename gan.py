@@ -1,0 +1,294 @@
+"""The networks of a run and one training step, as a pure function of an explicit state."""
+
+import random
+
+import keras
+import numpy as np
+from keras import ops
+
+import checkpoints
+import losses
+from backend import compiled, make_backend
+from files import UserError
+from models import Discriminator, VideoModel, frequencies
+
+TERMS = "d_adv", "g_adv", "normality", "distance", "displacement", "gradient_penalty"
+METRICS = ("gradient/discriminator", "gradient/generator", *(f"loss/{term}" for term in TERMS),
+           "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
+PENALISED = 4  # clips of a batch under each gradient penalty: all would cost as much as the rest of a step
+PAST = 16  # sequences before the current one that are kept: over so long a lag the latents are to decorrelate
+SAMPLES = 8  # new chains drawn for TensorBoard
+REFRESH = 64, 64  # batches and latents a batch to gather batch norm's statistics: 0.9^64 of the old ones is left
+
+
+class GAN:
+    """The networks of a run, and the state that a training step turns into the next one.
+
+    `state` is a nested dict of tensors: the trained weights of the generating networks, g, and of the discriminator, d,
+    their optimisers' second moments, the average of g, the chains' states, their past, and the number of the step. The
+    networks' own variables hold the initial weights, and what is not trained.
+    """
+
+    def __init__(self, config, backend=None):
+        self.config, self.backend = config, backend or make_backend(config.distribute)
+        if config.batch_size % (self.backend.count * config.accumulate):
+            raise UserError(f"--batch_size {config.batch_size} does not divide into {self.backend.count} devices x "
+                            f"--accumulate {config.accumulate} parts")
+        random.seed(config.seed)  # of Keras's initialisers
+        self.video, self.discriminator = VideoModel(config), Discriminator(config)
+        self.average = VideoModel(config.at_play())  # what is saved for playing
+        self.lags = [*(2**i for i in range(config.seq_len.bit_length())), PAST * config.seq_len]
+        self.curve = np.ones((len(self.lags), config.latent_size), np.float32)
+        self.run = self.backend.compile_steps(self.step)
+        self.sample = compiled(self.rollout, self.average)
+        rng = np.random.default_rng(config.seed)
+        z, h = self.video.transition.initial(rng.standard_normal((config.chains, config.latent_size), np.float32))
+        g, d = (to_numpy(network.trainable_variables) for network in (self.video, self.discriminator))
+        self.state = self.backend.place(dict(
+            step=np.int32(0), g=g, d=d, average=g, chains=(to_numpy(z), to_numpy(h)),
+            g_moments=[np.zeros_like(w) for w in g], d_moments=[np.zeros_like(w) for w in d],
+            past=rng.standard_normal((config.chains, PAST * config.seq_len, config.latent_size), np.float32)))
+
+    def init_from_stats(self, background, curve):
+        """Take from the footage what to draw on and how fast to move: data.background and, by lag in steps,
+        data.displacement_curve.
+        """
+        # An oscillator k times as fast as others is correlated over a lag as they are over k times that lag. Where the
+        # correlation falls as a Gaussian of the lag, it is theirs to the power of k^2.
+        relative = np.tile(frequencies(self.config.latent_size // 2), 2)
+        self.curve = np.float32([np.sqrt(1 - (1 - curve[lag] ** 2) ** relative**2) for lag in self.lags])
+        for model in self.video, self.average:
+            model.transition.init_from_stats(curve[1])
+            if self.config.background:
+                model.generator.init_from_stats(*background)
+
+    def rows(self):
+        """The rows of a batch that this machine trains on: each of its devices has an equal share."""
+        share = self.config.batch_size // self.backend.count
+        return [device * share + i for device in self.backend.replicas for i in range(share)]
+
+    def train(self, batches, learning_rates, clock=(0.0, 0.0)):
+        """K steps on real clips, uint8 [K, B, T, H, W, 3], at K learning rates.
+
+        B are the `rows` of this machine. `clock` holds what all machines of a run should agree on: the seconds trained,
+        and whether to stop, as 0 or 1. Returns (metrics [K, M], clock): the METRICS of each step, and the clock's mean
+        over all machines.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite.
+        """
+        clocks = np.broadcast_to(np.float32(clock), (len(batches), len(clock)))
+        self.state, rows = self.run(self.state, batches, np.float32(learning_rates), clocks)
+        metrics, clocks = np.split(rows, [len(METRICS)], axis=1)
+        for step, name in np.argwhere(~np.isfinite(metrics)):
+            raise FloatingPointError(f"{METRICS[name]} became {metrics[step, name]}")
+        return metrics, clocks[-1].tolist()
+
+    def step(self, state, real, learning_rate, clock):
+        """One step on a device's share of real clips, uint8 [B, T, H, W, 3]: (next state, metrics and clock)."""
+        return self.update(state, real, learning_rate, clock, self.noise(state["step"]))
+
+    def noise(self, step):
+        """The random numbers of a step, which --seed and its number determine."""
+        config, random = self.config, self.backend.random(self.config.seed, step)
+        shape = config.chains, config.seq_len, config.latent_size
+        return dict(
+            normals=random.normal(shape), start=random.integers((), config.seq_len - config.clip_len + 1),
+            shifts=random.integers((2, 2, config.batch_size), config.img_size // 4 + 1),  # real or drawn, down or right
+            fresh=random.normal((shape[0], shape[2])), reset=random.uniform((shape[0], 1)) < config.reset_probability,
+            order=random.permutation(config.chains))
+
+    def update(self, state, real, learning_rate, clock, noise):
+        """The step: gradients of generator and discriminator, both optimisers, the average, the chains' next states.
+
+        With --accumulate and on several devices the gradients of the parts of a batch are averaged.
+        """
+        backend, parts = self.backend, self.config.accumulate
+
+        def gradients(i):
+            """The gradients of both networks by part i of the batch, from one forward pass; metrics; the rollout."""
+            def objectives(g, d):
+                terms, (latents, outputs, end) = self.loss_terms(g, d, state, real, noise, i)
+                metrics = [*(terms[name] for name in TERMS), *losses.moments(outputs, axis=(0, 1, 2))]
+                return self.objectives(**terms), (ops.stack(metrics), (latents, end))
+
+            return backend.gradients(objectives, state["g"], state["d"])
+
+        gradients, (metrics, rollout) = gradients(0) if parts == 1 else backend.mean_of_parts(gradients, parts)
+        metrics = ops.concatenate([metrics, clock])
+        (g_gradients, d_gradients), metrics = backend.mean_of_devices((gradients, metrics))
+        step = state["step"] + 1
+        g, g_moments = self.optimise(state["g"], g_gradients, state["g_moments"], step, learning_rate)
+        d, d_moments = self.optimise(state["d"], d_gradients, state["d_moments"], step, learning_rate)
+        metrics = ops.concatenate([ops.stack([norm(d_gradients), norm(g_gradients)]), metrics])
+        return dict(step=step, g=g, d=d, g_moments=g_moments, d_moments=d_moments,
+                    average=self.move_average(state["average"], g, step),
+                    **self.carry(state["past"], *rollout, noise)), metrics
+
+    def loss_terms(self, g, d, state, real, noise, i):
+        """The terms of the losses, by name, of part i of a device's share of the batch and the weights g and d.
+
+        All chains are rolled out, whatever the part: their normality is that of all. Other statistics of a batch, in
+        the distance penalty, the minibatch deviation and batch norm, are those of the part.
+
+        Returns (terms, rollout), the rollout as `Transition.roll` gives it.
+        """
+        config = self.config
+        n = config.batch_size // (self.backend.count * config.accumulate)
+        first = (self.backend.device() * config.accumulate + i) * n  # where the part begins in the whole batch
+
+        def discriminate(clips):
+            with bound(self.discriminator, d):
+                return self.discriminator(clips)
+
+        with bound(self.video, g):
+            latents, outputs, end = self.video.transition.roll(noise["normals"], state["chains"])
+            window = ops.slice(latents, [first, noise["start"], 0], [n, config.clip_len, config.latent_size])
+            fake = self.draw(self.backend.shard(window))
+        real = ops.cast(ops.slice(real, [i * n, 0, 0, 0, 0], [n, *real.shape[1:]]), "float32") / 255
+        if config.augment:
+            shifts = ops.slice(noise["shifts"], [0, 0, first], [2, 2, n])
+            real, fake = shift(real, shifts[0]), shift(fake, shifts[1])
+        real_logits, fake_logits = discriminate(real), discriminate(fake)
+        if config.loss == "relativistic":
+            real_logits, fake_logits = losses.relativistic(real_logits, fake_logits)
+        penalised = (real[:PENALISED], ops.stop_gradient(fake[:PENALISED])) if config.gamma else ()
+        curve = dict(zip(self.lags, self.curve, strict=True))
+        return dict(
+            d_adv=losses.discriminator_loss(real_logits, fake_logits),
+            g_adv=losses.generator_loss(fake_logits),
+            normality=losses.NORMALITY[config.normality](outputs),
+            distance=losses.distance_penalty(losses.thumbnails(fake), losses.thumbnails(real)),
+            displacement=losses.displacement_penalty(latents, state["past"], curve) if config.time_scale
+            else ops.zeros(()),
+            gradient_penalty=sum((losses.gradient_penalty(self.backend.input_gradient(discriminate, clips))
+                                  for clips in penalised), ops.zeros(()))), (latents, outputs, end)
+
+    def objectives(self, d_adv, g_adv, normality, distance, displacement, gradient_penalty):
+        """The weighted sums of the terms: (g_loss, d_loss)."""
+        config = self.config
+        return (g_adv + config.normality_weight * normality + config.distance_weight * distance
+                + config.displacement_weight * displacement, d_adv + config.gamma * gradient_penalty)
+
+    def draw(self, latents):
+        """Clips [B, T, H, W, 3] of latents [B, T, Z], as one batch."""
+        frames = self.video.generator(ops.reshape(latents, (-1, latents.shape[-1])), training=True)
+        return ops.reshape(frames, (*latents.shape[:2], *frames.shape[1:]))
+
+    def optimise(self, weights, gradients, moments, step, learning_rate):
+        """A step of the optimiser: (weights, second moments).
+
+        Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980) with beta_1 = 0, as what one network has learned of the
+        other is soon out of date, and beta_2 = 0.99; the original's is plain gradient descent.
+        """
+        if self.config.arch == "original":
+            return [w - learning_rate * g for w, g in zip(weights, gradients, strict=True)], moments
+        moments = [0.99 * v + 0.01 * g * g for v, g in zip(moments, gradients, strict=True)]
+        bias = 1 - 0.99 ** ops.cast(step, "float32")
+        return [w - learning_rate * g / (ops.sqrt(v / bias) + 1e-7)
+                for w, g, v in zip(weights, gradients, moments, strict=True)], moments
+
+    def move_average(self, average, weights, step):
+        """The exponential moving average of the weights, which follows faster in the first steps."""
+        step = ops.cast(step, "float32")
+        decay = ops.minimum(self.config.ema, step / (step + 10))
+        return [w + decay * (mean - w) for mean, w in zip(average, weights, strict=True)]
+
+    def carry(self, past, latents, end, noise):
+        """The chains' states and past for the next step.
+
+        Chains go on from the end of this step's rollout, so that rollouts of any length are trained (truncated back-
+        propagation through time); some start anew. They are shuffled, as the first ones are those that are drawn.
+        """
+        past = ops.concatenate([past[:, self.config.seq_len:], latents], axis=1)
+        # A new chain gets the past of another one: normal, and independent of its own state.
+        fresh = *self.video.transition.initial(noise["fresh"]), ops.roll(past, 1, axis=0)
+        z, h, past = (ops.take(ops.where(noise["reset"][..., None] if old is past else noise["reset"], new, old),
+                               noise["order"], axis=0) for new, old in zip(fresh, (*end, past), strict=True))
+        return dict(chains=(z, h), past=past)
+
+    def rollout(self, normals):
+        """Latents [N, T, Z] of new chains of the averaged weights with the noise `normals` [N, T, Z]."""
+        transition = self.average.transition
+        return transition.roll(normals, transition.initial(normals[:, 0]))[0]
+
+    def samples(self, steps):
+        """New chains of the averaged weights at some steps: latents [chains, S, Z] and frames [SAMPLES, S, H, W, 3]."""
+        config = self.config
+        normals = np.random.default_rng(config.seed).standard_normal(
+            (config.chains, config.seq_len, config.latent_size), np.float32)
+        self.set_average()
+        latents = to_numpy(self.sample(normals))[:, steps]
+        frames = self.average.generator(latents[:SAMPLES].reshape(-1, config.latent_size))
+        return latents, to_numpy(frames).reshape(-1, len(steps), config.img_size, config.img_size, 3)
+
+    def set_average(self):
+        """Give the model that is saved for playing the averaged weights."""
+        for variable, value in zip(self.average.trainable_variables, self.backend.local(self.state["average"]),
+                                   strict=True):
+            variable.assign(value)
+
+    def refresh_statistics(self):
+        """Gather batch norm's statistics for the averaged generator, on latents that its own chains run through.
+
+        Those of the trained weights, averaged or not, do not fit it.
+        """
+        batches, latents = REFRESH
+        shape = latents, batches * self.config.seq_len, self.config.latent_size
+        z = self.sample(np.random.default_rng(self.config.seed).standard_normal(shape, np.float32))
+        for batch in range(batches):
+            self.average.generator(z[:, batch * self.config.seq_len], training=True)
+
+    def save_weights(self, prefix):
+        """Write the weights for playing."""
+        self.set_average()
+        if self.config.arch == "original":
+            self.refresh_statistics()
+        checkpoints.save_weights(self.average, prefix)
+
+    def resumable(self):
+        """All that a run resumes from, as nested NumPy arrays."""
+        fixed = [to_numpy(network.non_trainable_weights) for network in (self.video, self.average)]
+        return dict(state=self.backend.local(self.state), fixed=fixed, curve=self.curve)
+
+    def restore(self, saved):
+        """Continue from what `resumable` gave."""
+        self.state, self.curve = self.backend.place(saved["state"]), saved["curve"]
+        for network, values in zip((self.video, self.average), saved["fixed"], strict=True):
+            for variable, value in zip(network.non_trainable_weights, values, strict=True):
+                variable.assign(value)
+
+
+def bound(network, weights):
+    """A scope in which a network computes with the given trained weights in place of its variables', and updates
+    nothing.
+    """
+    return keras.StatelessScope(zip(network.trainable_variables, weights, strict=True))
+
+
+def shift(clips, offsets):
+    """Clips [B, T, H, W, 3], each moved down and right by its `offsets` [2, B], 0..H / 4, less H / 8; mirrored outside.
+
+    What tells real from drawn must then be more than a pixel's place that the discriminator knows by heart (Zhao et al.
+    2020, https://arxiv.org/abs/2006.10738).
+    """
+    batch, time, height, width, colours = clips.shape
+
+    def places(size, offset):
+        place = ops.arange(size) + offset[:, None] - size // 8
+        place = ops.where(place < 0, -1 - place, place)
+        return ops.where(place < size, place, 2 * size - 1 - place)
+
+    y, x = places(height, offsets[0])[:, None, :, None], places(width, offsets[1])[:, None, None]
+    frame = ops.reshape(ops.arange(batch * time), (batch, time, 1, 1))
+    return ops.take(ops.reshape(clips, (-1, colours)), (frame * height + y) * width + x, axis=0)
+
+
+def norm(tensors):
+    """The length of all numbers of some tensors as one vector."""
+    return ops.sqrt(sum(ops.sum(ops.square(x)) for x in tensors))
+
+
+def to_numpy(tree):
+    """A nested structure of tensors as NumPy arrays."""
+    return keras.tree.map_structure(ops.convert_to_numpy, tree)

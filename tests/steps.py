@@ -1,0 +1,72 @@
+"""Training steps in a process of its own, on the backend that KERAS_BACKEND names, for the tests of gan.py.
+
+    steps.py train CONFIG OUT STEPS [DEVICES]   what `trained` returns
+    steps.py terms CONFIG OUT START             what `terms` returns, from the state and noise in START
+
+CONFIG is JSON, OUT an .npz file to write.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from backend import compiled
+from checkpoints import flatten, load_state
+from config import Config
+from gan import GAN, TERMS, to_numpy
+
+
+def clips(config, steps=1):
+    """Random clips, uint8 [steps, B, T, H, W, 3]."""
+    shape = steps, config.batch_size, config.clip_len, config.img_size, config.img_size, 3
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def trained(config, steps):
+    """All that a run resumes from after some steps, by name, and the metrics [steps, M] of these."""
+    gan = GAN(config)
+    metrics, _ = gan.train(clips(config, steps)[:, gan.rows()], np.full(steps, 1e-3))
+    return flatten(gan.resumable()) | dict(metrics=metrics)
+
+
+def start(config, steps=2):
+    """What `terms` starts from: a state after some steps, in which no weight is 0, and the noise of the next one."""
+    gan = GAN(config)
+    if steps:
+        gan.train(clips(config, steps), np.full(steps, 1e-3))
+    return gan.resumable() | dict(noise=to_numpy(gan.noise(gan.state["step"])))
+
+
+def terms(config, begun):
+    """Each term of the losses, and its gradient by all weights, g and d, by name."""
+    gan, found = GAN(config), {}
+    noise, real = begun["noise"], clips(config)[0]
+    gan.restore(begun)
+    for name in TERMS:
+        def gradients(g, d, name=name):
+            def term(g, d):
+                value = gan.loss_terms(g, d, gan.state, real, noise, 0)[0][name]
+                return (value, value), value
+
+            return gan.backend.gradients(term, g, d)
+
+        gradient, found[name] = to_numpy(compiled(gradients, gan.video)(gan.state["g"], gan.state["d"]))
+        for network, tensors in zip("gd", gradient, strict=True):
+            found[f"{name} {network}"] = np.concatenate([tensor.ravel() for tensor in tensors])
+    return found
+
+
+if __name__ == "__main__":
+    task, config, out, what, *devices = sys.argv[1:]
+    config = Config(**json.loads(config))
+    if devices and os.environ["KERAS_BACKEND"] == "tensorflow":
+        import tensorflow as tf
+
+        [cpu] = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices[0]))
+    found = trained(config, int(what)) if task == "train" else terms(config, load_state(what, start(config, 0)))
+    np.savez(out, **found, tensorflow="tensorflow" in sys.modules)

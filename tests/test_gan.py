@@ -1,0 +1,259 @@
+"""The training step: the same on TensorFlow and on JAX, in parts and on several devices; each penalty does its work."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import backend
+import checkpoints
+import losses
+from config import Config
+from files import UserError
+from gan import GAN, METRICS, SAMPLES, TERMS, shift, to_numpy
+from models import frequencies
+from steps import clips, start, terms, trained
+
+STEPS = 3
+needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
+
+
+def run(folder, task, config, *args, backend="tensorflow", devices=()):
+    """What tests/steps.py finds in a process of its own, by name."""
+    # XLA's optimisations take most of the time here, and change nothing but the speed.
+    env = os.environ | dict(KERAS_BACKEND=backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1", JAX_PLATFORMS="cpu",
+                            TF_CPP_MIN_LOG_LEVEL="3")
+    if devices:
+        env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices[0]}"
+    subprocess.run([sys.executable, str(Path(__file__).with_name("steps.py")), task, json.dumps(config),
+                    str(folder / "out.npz"), *map(str, (*args, *devices))], check=True, env=env)
+    return dict(np.load(folder / "out.npz"))
+
+
+def assert_same(ours, theirs, tolerance):
+    """All numbers but the lengths of gradients, which are those of a mean over devices."""
+    assert set(ours) == set(theirs)
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@needs_jax
+@pytest.mark.parametrize("values", [dict(augment=True), dict(arch="original", loss="standard", normality="pooled",
+                                                             background=False, window=0, noise=0.0)])
+def test_one_step_on_jax_is_that_on_tensorflow(small, tmp_path, values):
+    values = small | values
+    config = Config(**values)
+    begun = start(config)
+    checkpoints.save_state(begun, tmp_path, 1)
+    ours = terms(config, begun)
+    theirs = run(tmp_path, "terms", values, tmp_path / "state.1.h5", backend="jax")
+    assert not theirs.pop("tensorflow"), "JAX needs no TensorFlow"
+    assert set(ours) == set(theirs)
+    for name in TERMS:
+        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        for network in "gd":
+            a, b = ours[f"{name} {network}"], theirs[f"{name} {network}"]
+            assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-6, f"gradient of {name} by {network}"
+    moving = {name for name in ours if np.abs(ours[name]).max() > 1e-6}
+    expected = {"d_adv", "g_adv", "normality", "distance", "displacement", "gradient_penalty", "g_adv g", "g_adv d",
+                "normality g", "distance g", "displacement g", "gradient_penalty d"}
+    assert expected <= moving, "a term that is 0 proves nothing"
+
+
+@pytest.fixture(scope="module")
+def in_two_parts(small):
+    return trained(Config(**small, augment=True, accumulate=2), STEPS)
+
+
+def test_accumulated_gradients_are_the_mean_of_those_of_the_parts(small):
+    config = Config(**small, accumulate=2)
+    begun, gan, seen = start(config), GAN(config), []
+    gan.restore(begun)
+    real = clips(config)[0]
+
+    def gradients(i):
+        def objectives(g, d):
+            return gan.objectives(**gan.loss_terms(g, d, gan.state, real, begun["noise"], i)[0]), ()
+
+        return gan.backend.gradients(objectives, gan.state["g"], gan.state["d"])[0]
+
+    gan.optimise = lambda weights, gradients, moments, *_: (seen.append(gradients), (weights, moments))[1]
+    gan.update(gan.state, real, 1e-3, np.zeros(1, np.float32), begun["noise"])
+    for ours, first, second in zip(seen, gradients(0), gradients(1), strict=True):
+        for mean, one, two in zip(ours, first, second, strict=True):
+            np.testing.assert_allclose(mean, (one + two) / 2, rtol=2e-5, atol=2e-5)
+    assert any(np.abs(one - two).max() > 1e-3 for one, two in zip(first, second, strict=True))
+
+
+def test_two_devices_on_tensorflow_are_two_parts(small, tmp_path, in_two_parts):
+    values = small | dict(augment=True, distribute="mirrored")
+    found = run(tmp_path, "train", values, STEPS, devices=[2])
+    del found["tensorflow"]
+    assert_same(found, in_two_parts, 2e-5)
+
+
+@needs_jax
+def test_two_devices_on_jax_are_one(small, tmp_path):
+    one = run(tmp_path, "train", small | dict(augment=True), STEPS, backend="jax")
+    two = run(tmp_path, "train", small | dict(augment=True, distribute="mirrored"), STEPS, backend="jax", devices=[2])
+    assert not one["tensorflow"]
+    assert_same(two, one, 2e-5)
+
+
+def test_a_batch_has_to_divide_among_parts(small):
+    engine = backend.make_backend()
+    engine.count = 3
+    with pytest.raises(UserError, match="--batch_size 4 does not divide into 3 devices x --accumulate 2"):
+        GAN(Config(**small, accumulate=2), engine)
+
+
+@pytest.mark.parametrize("values", [dict(img_size=32), dict(img_size=128, batch_size=2, chains=2, width=4),
+                                    dict(seq_len=200), dict(rnn_units=512), dict(batch_size=16, chains=16,
+                                                                                accumulate=8)])
+def test_larger_models_train(small, values):
+    config = Config(**(small | values))
+    gan = GAN(config)
+    before = to_numpy(gan.state["g"])
+    metrics, _ = gan.train(clips(config), [1e-3])
+    assert np.isfinite(metrics).all()
+    assert any((old != new).any() for old, new in zip(before, to_numpy(gan.state["g"]), strict=True))
+
+
+def test_bfloat16_learns_nearly_the_same(small):
+    config = Config(**small, precision="bfloat16")
+    ours, theirs = (GAN(c).train(clips(c, 2), [1e-3, 1e-3])[0] for c in (config, Config(**small)))
+    np.testing.assert_allclose(ours, theirs, rtol=0.03, atol=0.03)
+    gan = GAN(config)
+    assert {weight.dtype for network in (gan.video, gan.discriminator) for weight in network.weights} == {"float32"}
+    assert "bfloat16" in {layer.compute_dtype for layer in gan.video.generator.layers}
+    assert {layer.compute_dtype for layer in gan.average.generator.layers} == {"float32"}
+
+
+def test_shifts_move_a_whole_clip_and_mirror_at_the_edge():
+    clip = np.zeros((2, 3, 16, 16, 3), "float32")
+    clip[:, :, 6:10, 6:10] = 0.2, 0.5, 0.7
+    clip[:, :, 0] = 1
+    first, second = to_numpy(shift(clip, np.int32([[0, 4], [2, 1]])))
+    np.testing.assert_array_equal(first, first[:1].repeat(3, 0))
+    np.testing.assert_allclose(first[0, 8:12, 6:10], clip[0, 0, 6:10, 6:10])
+    np.testing.assert_allclose(second[0, 4:8, 7:11], clip[0, 0, 6:10, 6:10])
+    np.testing.assert_array_equal(first[0, :4, 0, 0], [0, 1, 1, 0])  # rows 1 0 0 1: mirrored
+
+
+def test_the_average_follows_the_weights(small):
+    gan = GAN(Config(**small, ema=0.9))
+    for step, decay in (0, 1 / 11), (1000, 0.9):
+        moved = to_numpy(gan.move_average([np.float32(3)], [np.float32(1)], np.int32(step + 1)))
+        np.testing.assert_allclose(moved, 1 + 2 * decay, rtol=1e-6)
+    without = GAN(Config(**small, ema=0.0))
+    without.train(clips(without.config), [1e-2])
+    for mean, weight in zip(*(to_numpy(without.state[name]) for name in ("average", "g")), strict=True):
+        np.testing.assert_array_equal(mean, weight)
+
+
+def test_adam_is_that_of_keras(small):
+    gan, rng = GAN(Config(**small)), np.random.default_rng(0)
+    ours, moments = [np.float32([1, -2, 3])], [np.zeros(3, np.float32)]
+    theirs = keras.Variable(ours[0])
+    optimizer = keras.optimizers.Adam(0.01, beta_1=0.0, beta_2=0.99)
+    for step in 1, 2, 3:
+        gradient = rng.standard_normal(3).astype("float32")
+        ours, moments = gan.optimise(ours, [gradient], moments, np.int32(step), 0.01)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [theirs])
+    np.testing.assert_allclose(ours[0], to_numpy(theirs.value), rtol=1e-5)
+
+
+def test_gradient_penalties_flatten_the_discriminator(small):
+    def penalty(gamma):
+        config = Config(**small, gamma=gamma)
+        gan = GAN(config)
+        gan.train(clips(config, 20)[:, :], np.full(20, 1e-3))
+        real = clips(config)[0].astype("float32") / 255
+        for variable, value in zip(gan.discriminator.trainable_variables, to_numpy(gan.state["d"]), strict=True):
+            variable.assign(value)
+        return float(losses.gradient_penalty(gan.backend.input_gradient(gan.discriminator,
+                                                                        keras.ops.convert_to_tensor(real))))
+
+    assert penalty(0.3) < 0.8 * penalty(1e-9)
+
+
+def test_latents_learn_to_move_at_the_pace_of_the_footage(small):
+    gan = GAN(Config(**(small | dict(chains=64)), displacement_weight=10.0))
+    background = np.full((16, 16, 3), 0.5), np.ones((16, 16, 1))
+    gan.init_from_stats(background, {lag: min(0.1 * lag, 1) for lag in gan.lags})
+    metrics, _ = gan.train(clips(gan.config).repeat(40, 0), np.full(40, 3e-3))
+    displacement = metrics[:, METRICS.index("loss/displacement")]
+    assert displacement[0] > 0.5
+    assert displacement[-5:].mean() < 0.5 * displacement[0]
+
+
+def test_a_new_run_draws_on_the_background_where_the_mask_is_set(small):
+    gan = GAN(Config(**small))
+    mean = np.random.default_rng(0).uniform(0.1, 0.9, (16, 16, 3))
+    mask = np.zeros((16, 16, 1))
+    mask[4:] = 1
+    assert gan.lags == [1, 2, 4, 64]  # of sequences of 4 steps
+    gan.init_from_stats((mean, mask), {lag: lag / 100 for lag in gan.lags})
+    relative = frequencies(4)  # of the four oscillators, a pair of numbers each
+    np.testing.assert_allclose(gan.curve[:3], 0.01 * np.float32([[1], [2], [4]]) * [*relative, *relative], rtol=1e-3)
+    slowest, fastest = gan.curve[3][[0, 3]]
+    assert 0.87 * 0.64 < slowest < 0.64 < fastest < 1.15 * 0.64, "over a long lag all are nearly independent"
+    for model in gan.video, gan.average:
+        assert float(model.transition.unit) == pytest.approx(0.01 * np.sqrt(2), rel=1e-3)
+        drawn = to_numpy(model.generator(np.random.default_rng(1).standard_normal((64, 8), np.float32)))
+        np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(mean, drawn.shape)[:, :4], atol=1e-5)
+        assert (drawn[:, 4:].std(0) > 1e-5).all(), "what moves is drawn"
+
+
+def test_chains_go_on_some_start_anew_and_all_are_shuffled(small):
+    gan = GAN(Config(**(small | dict(chains=512)), reset_probability=0.25))
+    before, rng = to_numpy(gan.state["past"]), np.random.default_rng(0)
+    latents, z = rng.standard_normal((512, 4, 8), np.float32), rng.standard_normal((512, 8), np.float32)
+    end = z, np.ones((512, gan.video.transition.state_size[1]), np.float32)
+    noise = to_numpy(gan.noise(gan.state["step"]))
+    carried = to_numpy(gan.carry(before, latents, end, noise))
+    (new_z, h), past = carried["chains"], carried["past"]
+    fresh = ~h.any(axis=1)  # a new chain has no hidden state
+    np.testing.assert_array_equal(fresh, noise["reset"][noise["order"], 0])
+    assert 0.15 < fresh.mean() < 0.35
+    whole, old = np.concatenate([before[:, 4:], latents], axis=1), noise["order"]
+    np.testing.assert_array_equal(new_z[~fresh], z[old][~fresh])
+    np.testing.assert_array_equal(past[~fresh], whole[old][~fresh])
+    np.testing.assert_array_equal(past[fresh], whole[old - 1][fresh], "the past of another chain")
+    assert sorted(old) == list(range(512))
+    assert (old != np.arange(512)).mean() > 0.9
+
+
+def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
+    values = small | dict(chains=64, arch="original", background=False, gamma=0.0)
+    gan = GAN(Config(**values, seed=3))
+    gan.train(clips(gan.config).repeat(20, 0), np.full(20, 1e-2))
+    gan.set_average()
+    gan.refresh_statistics()
+    generator = gan.average.generator
+    norm = next(layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization))
+    below = keras.Sequential(generator.layers[:generator.layers.index(norm)])
+    normals = np.random.default_rng(0).standard_normal((512, 50, 8), np.float32)
+    seen = to_numpy(below(gan.sample(normals)[:, -1]))
+    np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=0.5)
+    assert not np.allclose(norm.moving_variance, 1, rtol=0.1), "still as it was made"
+
+
+def test_samples_are_the_same_chains_each_time(small):
+    gan = GAN(Config(**small))
+    (latents, frames), (again, _) = gan.samples([0, 3]), gan.samples([0, 3])
+    assert latents.shape == (8, 2, 8)
+    assert frames.shape == (min(SAMPLES, 8), 2, 16, 16, 3)
+    np.testing.assert_array_equal(latents, again)
+
+
+def test_a_number_that_is_not_finite_is_named(small):
+    gan = GAN(Config(**small))
+    with pytest.raises(FloatingPointError, match=r"(loss|gradient)/\w+ became"):
+        gan.train(clips(gan.config, 3), np.full(3, 1e30))

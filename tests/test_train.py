@@ -1,0 +1,225 @@
+"""A run: what it leaves in its folder, and that no interruption costs more than it must."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import checkpoints
+import data
+import sample
+import train
+from config import Config
+from files import UserError
+from gan import METRICS
+from helpers import ROOT, learn, start, until
+
+SHOWN = ["1_first", "2_second", "3_third", "4_middle", "5_last"]
+
+
+def only_run(folder):
+    [run] = (folder / "logs").iterdir()
+    return run
+
+
+def names(run):
+    return sorted(path.name for path in run.iterdir() if "tfevents" not in path.name)
+
+
+def step_of(run):
+    return int(checkpoints.newest(run, "weights").name.removeprefix("weights."))
+
+
+def events(run):
+    found = EventAccumulator(str(run), size_guidance=dict(scalars=0))
+    found.Reload()
+    return found
+
+
+@pytest.fixture
+def trained(footage, small, monkeypatch):
+    """A function that trains on the footage in this process: (config values) -> the run's folder."""
+    monkeypatch.chdir(footage)
+    return lambda run=None, **values: train.train(Config(**(small | values)), data.load("frames", 16), run)[0]
+
+
+def test_a_run_leaves_what_playing_and_resuming_need(footage, flags):
+    done = learn(footage, *flags, "--steps=6", "--save_every=4", "--seed=5")
+    assert done.returncode == 0, done.stderr
+    run = only_run(footage)
+    assert re.fullmatch(r"\d{8}-\d{6}", run.name)
+    assert names(run) == ["config.json", "state.4.h5", "state.6.h5", "weights.4.weights.h5", "weights.6.weights.h5"]
+    saved = json.loads((run / "config.json").read_text())
+    assert saved["seed"] == 5
+    assert saved["chains"] == 8
+    assert f"--weights {run.relative_to(footage)} --mode live" in done.stdout
+    assert re.search(r"generator [\d,]+, transition [\d,]+, discriminator [\d,]+ weights", done.stdout)
+    assert "step 6" in done.stderr
+    assert "steps/s" in done.stderr
+    assert "kurt" in done.stderr
+    assert "absl" not in done.stderr
+
+
+def test_tensorboard_shows_curves_images_and_histograms(trained, monkeypatch):
+    monkeypatch.setattr(train, "SAMPLE_EVERY", 5)
+    found = events(trained(steps=10))
+    tags = found.Tags()
+    assert set(tags["scalars"]) == {*METRICS, "learning_rate"}
+    assert set(tags["images"]) == {f"frames/{name}" for name in SHOWN}
+    assert set(tags["histograms"]) == {f"latents/{name}" for name in SHOWN}
+    assert [event.step for event in found.Scalars("learning_rate")] == [10]
+    image = found.Images("frames/5_last")[-1]
+    assert (image.step, image.width * image.height) == (10, 8 * 16 * 16), "eight chains side by side"
+
+
+def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags):
+    """Bit for bit: a run in one go, and one stopped by Ctrl-C, stopped by the system, and resumed twice."""
+    flags += ["--steps=90", "--save_every=30"]
+    process = start(footage, *flags)
+    until(lambda: list(footage.glob("logs/*/weights.30.weights.h5")), process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    run = only_run(footage)
+    assert process.returncode == 130
+    assert f"--resume {run.relative_to(footage)}" in output
+    process = start(footage, "--resume", run)
+    until((run / "weights.60.weights.h5").exists, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    assert learn(footage, "--resume", run).returncode == 0
+    assert learn(footage, *flags).returncode == 0
+    [reference] = set((footage / "logs").iterdir()) - {run}
+    for name in "weights.30.weights.h5", "weights.60.weights.h5", "weights.90.weights.h5", "state.90.h5":
+        ours, theirs = checkpoints.arrays(run / name), checkpoints.arrays(reference / name)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours if key != "seconds"), name
+
+
+def test_a_run_stopped_at_once_leaves_no_weights(footage, flags):
+    process = start(footage, *flags, "--steps=100000")
+    until(lambda: list(footage.glob("logs/*/config.json")), process)  # from here on a step may be under way
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "stopping as soon as this step is done and saved" in errors
+    run = only_run(footage)
+    assert checkpoints.find_state(run), "it can go on"
+    assert not list(run.glob("weights.*"))
+
+
+def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage, flags):
+    run = None
+    for kill in range(2):
+        process = start(footage, *(["--resume", run] if run else [*flags, "--steps=100000", "--save_every=2"]))
+        until(lambda: list(footage.glob("logs/*/weights.*")), process)
+        run = only_run(footage)
+        until((run / f"weights.{step_of(run) // 2 * 2 + 10 + 2 * kill}.weights.h5").exists, process)
+        process.kill()
+        process.communicate()
+        for file in run.glob("weights.*"):
+            sample.load(run / file.name.removesuffix(".weights.h5"))
+    done = learn(footage, "--resume", run, f"--steps={step_of(run) // 2 * 2 + 4}")
+    assert done.returncode == 0, done.stderr
+    assert not list(run.glob(".*part*")), "what the killed runs were writing is swept away"
+    assert len(list(run.glob("state.*"))) == 2
+
+
+def test_the_state_is_saved_between_two_checkpoints(trained, footage, monkeypatch):
+    monkeypatch.setattr(train, "STATE_SECONDS", 0)  # for minutes
+
+    def fail(*args):
+        if args[2] == 4:  # the step
+            raise MemoryError
+
+    monkeypatch.setattr(train, "show", fail)
+    with pytest.raises(MemoryError):
+        trained(steps=10, save_every=10)
+    assert names(only_run(footage)) == ["config.json", "state.2.h5", "state.3.h5"]
+
+
+def test_max_minutes_ends_a_run_at_a_learning_rate_of_0(trained, monkeypatch):
+    seconds = iter(range(0, 10**6, 2))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: float(next(seconds)))
+    run = trained(max_minutes=20.0)
+    rates = [event.value for event in events(run).Scalars("learning_rate")]
+    assert 100 < step_of(run) < 700
+    assert rates[0] <= Config().learning_rate * train.LOG_EVERY / train.WARM_UP, "it warms up"
+    falling = rates[train.WARM_UP // train.LOG_EVERY:]
+    assert falling == sorted(falling, reverse=True)
+    assert rates[-1] < 0.1 * Config().learning_rate
+
+
+def test_a_diverging_run_stops_and_keeps_its_checkpoint(trained, monkeypatch):
+    run = trained(steps=2)
+    before = names(run)
+    monkeypatch.setattr(train, "learning_rate", lambda *_: 1e30)
+    with pytest.raises(UserError, match=rf"diverged after step \d+, .*--resume {run}"):
+        trained(run, steps=10)
+    assert names(run) == before
+
+
+def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
+    process = start(tmp_path, *flags, "--steps=1")
+    until(lambda: len(list(tmp_path.glob("frames/*.png"))) > 5, process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate()
+    assert "frames holds no frames: simulating" in output
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    process = start(tmp_path, *flags, "--steps=1")
+    assert process.stdout.readline().startswith("frames holds only part of its frames: simulating")
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+
+
+@pytest.mark.parametrize("extra, complaint", [
+    (["--resume=."], ". holds no training state to resume from"),
+    (["--every_nth=30"], "40 frames and a sequence takes 91"),
+    (["--data_dir=image.png"], "image.png")])
+def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, extra, complaint):
+    (footage / "image.png").write_bytes(b"")
+    done = learn(footage, *(flags if "--resume" not in extra[0] else []), *extra)
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (footage / "logs").exists()
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path):
+    runs = {train.new_run(tmp_path) for _ in range(5)}
+    assert len(runs) == 5
+    assert all(run.is_dir() for run in runs)
+
+
+def test_a_state_of_other_networks_is_refused(trained):
+    run = trained(steps=1)
+    with pytest.raises(UserError, match=r"state\.1\.h5 .*config.json"):
+        trained(run, steps=2, rnn_units=9)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
+def test_a_run_on_jax_resumes_and_plays_on_tensorflow(footage, flags, trained):
+    script = ("import sys, learn; status = learn.main(sys.argv[1:]); "
+              "assert 'tensorflow' not in sys.modules; sys.exit(status)")
+    env = os.environ | dict(KERAS_BACKEND="jax", JAX_DISABLE_MOST_OPTIMIZATIONS="1", PYTHONPATH=str(ROOT))
+    subprocess.run([sys.executable, "-c", script, *flags, "--steps=20", "--save_every=10"], check=True, cwd=footage,
+                   env=env)
+    run = only_run(footage)
+    assert names(run) == ["config.json", "state.10.h5", "state.20.h5", "weights.10.weights.h5", "weights.20.weights.h5"]
+    assert len(events(run).Scalars("loss/g_adv")) == 2
+    trained(run, steps=23)
+    assert step_of(run) == 23
+    done = learn(footage, "--mode=video", f"--weights={run / 'weights.20'}", "--duration=0.1", "--out=out.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open(footage / "out.png") as film:
+        assert film.n_frames == 3

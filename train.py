@@ -1,0 +1,218 @@
+"""A run: the loop around the training step, its checkpoints and its logs.
+
+A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
+
+    config.json                the hyper-parameters
+    weights.<step>.weights.h5  what playing needs: the averaged generator and transition
+    state.<step>.h5            what resuming needs, the newest two: written with the weights and every few minutes
+    events.out.tfevents.*      TensorBoard's scalars, images and histograms
+"""
+
+import dataclasses
+import math
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+import checkpoints
+import data
+from files import UserError
+from gan import GAN, METRICS, SAMPLES
+
+STATE_SECONDS = 300  # between two saved training states, where --save_every steps take longer
+WARM_UP = 100  # steps until the learning rate has its full height: large steps of untrained networks overshoot
+LOG_EVERY = 10  # steps between two points of a TensorBoard curve
+SAMPLE_EVERY = 200  # steps between two sets of TensorBoard's images; a run stopped before the first leaves no weights
+
+
+def new_run(logs="logs"):
+    """Make the folder of a new run, named after the time; a second run of the same second gets a suffix."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+        run = Path(logs) / (stamp + suffix)
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            continue
+    raise UserError(f"{logs} holds 999 runs of this very second; wait one")
+
+
+def train(config, frames, run=None, backend=None):
+    """Train on the frame cache `frames` until the run is over or is told to end; resume the folder `run`, if given.
+
+    `backend` is what `make_backend` gives. Where several machines share a run, each calls this; the first alone writes,
+    and shows the progress.
+
+    Returns (run, signal): the run's folder, None on other machines than the first; and the number of the signal that
+    ended it early, or None.
+
+    Raises:
+        UserError: there are too few frames for a sequence, nothing to resume from, the training diverged, or another
+            machine is gone.
+    """
+    started = time.perf_counter()
+    gan = GAN(config, backend)
+    backend, step, seconds = gan.backend, 0, 0.0
+    if run:
+        step, seconds = resume(gan, run)
+        started -= seconds
+    else:
+        gan.init_from_stats(data.background(frames), data.displacement_curve(frames, config.every_nth, gan.lags,
+                                                                             config.time_scale))
+    batches = data.batches(frames, config.batch_size, config.seq_len, config.every_nth, config.seed, step, gan.rows(),
+                           config.window)
+    backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")
+    chief = backend.replicas[0] == 0
+    if chief:
+        run = run or new_run()
+        config.save(run / "config.json")
+        print(f"training in {run} on {backend.describe()}; curves and pictures: tensorboard --logdir {run.parent}\n"
+              f"{sizes(gan)}; the first step takes a while", flush=True)
+    at_once = math.gcd(backend.steps_at_once, step, config.save_every, *([] if config.max_minutes else [config.steps]))
+
+    def progress(step):
+        """The share of the run that is done, 0..1: by the clock where --max_minutes is given, else by steps."""
+        return min(1.0, seconds / (60 * config.max_minutes) if config.max_minutes else step / config.steps)
+
+    with noted(signal.SIGINT, signal.SIGTERM) as received, prefetched(batches, at_once) as stacks, \
+            SummaryWriter(run) if chief else nullcontext() as log, progress_bar(progress(step), chief) as bar:
+        saved_at, stop = time.perf_counter(), 0
+        while progress(step) < 1 and not stop:
+            rates = [learning_rate(config, step + i, progress(step + i)) for i in range(at_once)]
+            clock = time.perf_counter() - started, bool(received)
+            try:
+                metrics, (seconds, stop) = gan.train(next(stacks), rates, clock)
+            except FloatingPointError as error:
+                folder = run or "the run's folder"
+                raise UserError(f"the training diverged after step {step}, {error}; the checkpoints in {folder} are "
+                                f"from before: go on from the last with --resume {folder}, or start anew with a lower "
+                                "--learning_rate") from None
+            except backend.gone as error:
+                if config.distribute != "multiworker":
+                    raise
+                raise UserError("another machine of this run is gone; start all of them again, with --resume and the "
+                                f"run's folder ({type(error).__name__} after step {step})") from None
+            before, step = step, step + at_once
+            if not chief:
+                continue
+
+            def passed(interval, before=before, step=step):
+                return step // interval > before // interval
+
+            show(bar, progress(step), step, metrics[-1])
+            if passed(LOG_EVERY):
+                for name, value in zip((*METRICS, "learning_rate"), (*metrics[-1], rates[-1]), strict=True):
+                    log.add_scalar(name, value, step)
+            if passed(SAMPLE_EVERY):
+                log_samples(gan, log, step)
+            if passed(config.save_every):
+                gan.save_weights(run / f"weights.{step}")
+            if passed(config.save_every) or time.perf_counter() - saved_at > STATE_SECONDS:
+                save_state(gan, run, step, seconds)
+                saved_at = time.perf_counter()
+        if chief:
+            if not stop or step >= SAMPLE_EVERY:
+                gan.save_weights(run / f"weights.{step}")
+            save_state(gan, run, step, seconds)
+    return run, (received or [signal.SIGINT])[0] if stop else None
+
+
+def learning_rate(config, step, progress):
+    """The learning rate of a step: it rises over the first steps, then falls along a cosine with the run's progress."""
+    return config.learning_rate * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def resume(gan, run):
+    """Fill `gan` from the newest training state in the folder `run`: (steps, seconds) trained so far.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    checkpoints.sweep(run)
+    saved = checkpoints.load_state(checkpoints.find_state(run), gan.resumable() | {"seconds": np.float64(0)})
+    gan.restore(saved)
+    return int(saved["state"]["step"]), float(saved["seconds"])
+
+
+def save_state(gan, run, step, seconds):
+    """Write all that `resume` reads."""
+    checkpoints.save_state(gan.resumable() | {"seconds": np.float64(seconds)}, run, step)
+
+
+def sizes(gan):
+    """How many weights each network has, in words."""
+    networks = gan.video.generator, gan.video.transition, gan.discriminator
+    return ", ".join(f"{network.name} {network.count_params():,}" for network in networks) + " weights"
+
+
+@contextmanager
+def prefetched(batches, n):
+    """An endless iterator of stacks of n batches, each made ready while the one before is in use."""
+    def stacks():
+        ahead = thread.submit(stack)
+        while True:
+            ready, ahead = ahead.result(), thread.submit(stack)
+            yield ready
+
+    def stack():
+        return np.stack([next(batches) for _ in range(n)])
+
+    with ThreadPoolExecutor(1) as thread:
+        yield stacks()
+
+
+@contextmanager
+def noted(*signals):
+    """Note a signal in the list yielded, to be acted on when the step is done; a second one acts at once."""
+    received = []
+
+    def note(number, _):
+        received.append(number)
+        signal.signal(number, previous[number])
+        # Not print, which may be in the midst of a line itself.
+        os.write(2, b"\nstopping as soon as this step is done and saved\n")
+
+    previous = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def progress_bar(done, shown):
+    """A bar over the share of the run that is done, as a run ends by steps or by the clock."""
+    return tqdm(total=1.0, initial=done, disable=not shown, mininterval=0.5, dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}")
+
+
+def show(bar, done, step, metrics):
+    """Show on the bar the step, the speed, the losses, and the moments of the transition's outputs."""
+    first = bar.__dict__.setdefault("first", (step, bar.format_dict["elapsed"]))
+    elapsed = bar.format_dict["elapsed"] - first[1]
+    speed = f"{(step - first[0]) / elapsed:.2f} steps/s, " if elapsed else ""
+    _, _, d_loss, g_loss, normality, *_ = metrics
+    mean, std, skewness, kurtosis = metrics[-4:]
+    bar.set_description_str(f"step {step}", refresh=False)
+    bar.set_postfix_str(f"{speed}loss D {d_loss:.2f} G {g_loss:.2f} N {normality:.3f}, mean {mean:+.2f} std {std:.2f} "
+                        f"skew {skewness:+.2f} kurt {kurtosis:.2f}", refresh=False)
+    bar.update(done - bar.n)
+
+
+def log_samples(gan, log, step):
+    """Frames of new chains, and histograms of their latents, at some steps of a sequence."""
+    last = gan.config.seq_len - 1
+    names = {"1_first": 0, "2_second": 1, "3_third": min(2, last), "4_middle": (last + 1) // 2, "5_last": last}
+    latents, frames = gan.samples(list(names.values()))
+    for i, name in enumerate(names):
+        log.add_images(f"frames/{name}", frames[:SAMPLES, i], step, dataformats="NHWC")
+        log.add_histogram(f"latents/{name}", latents[:, i], step)
