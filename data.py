@@ -45,7 +45,7 @@ def images(data_dir):
 
 
 def record(data_dir):
-    """What footage.py noted in `data_dir`/frames.json about the images there; {} where it noted nothing.
+    """What prepare.py noted in `data_dir`/frames.json about the images there; {} where it noted nothing.
 
     Keys: "origin" (what the frames are made of, enough to tell two sources apart), "source" (in words), "fps",
     "n_frames" and "complete" (false while frames are still being written).

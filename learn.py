@@ -154,17 +154,17 @@ def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=Fal
     if video is None:
         raise UserError("--mode prepare needs --video FILE, the footage to take the frames from")
     Config(img_size=img_size)
-    import footage
+    import prepare
 
-    tell(footage.prepare(video, data_dir, img_size, crop, overwrite), data_dir)
+    tell(prepare.prepare(video, data_dir, img_size, crop, overwrite), data_dir)
 
 
 def simulate(n_frames=144_000, data_dir="frames", img_size=64, seed=0, overwrite=False):
     """Simulate a lava lamp, for whoever has no footage."""
     Config(img_size=img_size, seed=seed)
-    import footage
+    import prepare
 
-    tell(footage.simulate(n_frames, data_dir, img_size, seed, overwrite), data_dir)
+    tell(prepare.simulate(n_frames, data_dir, img_size, seed, overwrite), data_dir)
 
 
 def tell(record, data_dir):

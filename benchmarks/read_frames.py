@@ -2,7 +2,7 @@
 
     python benchmarks/read_frames.py [--frames 10000] [--img_size 64]
 
-Makes the images in a temporary folder, twice: as footage.py writes them (stored PNGs), and compressed, as most tools
+Makes the images in a temporary folder, twice: as prepare.py writes them (stored PNGs), and compressed, as most tools
 do. The files are in the operating system's memory when they are read. Prints images a second, the best of three,
 and where the time of one image goes.
 """
@@ -20,8 +20,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data
-import footage
 import lamp
+import prepare
 
 
 def main():
@@ -43,7 +43,7 @@ def compare(kind, film, folder, n_frames, img_size):
     for i in range(n_frames):
         path = folder / f"image{i + 1:07d}.png"
         if kind == "stored":
-            footage.write_image(path, film[i % len(film)])
+            prepare.write_image(path, film[i % len(film)])
         else:
             cv2.imwrite(str(path), film[i % len(film)])
     written = time.perf_counter() - started

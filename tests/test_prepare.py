@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import data
-import footage
+import prepare
 from files import UserError
 
 LAVA_LAMP = Path(__file__).parents[2] / "shared" / "footage" / "lava_lamp.mp4"
@@ -44,7 +44,7 @@ def contents(folder):
 
 def test_every_frame_is_written_square_in_rgb_and_noted(tmp_path):
     video, folder = video_of(tmp_path / "lamp.avi"), tmp_path / "new" / "frames"
-    noted = footage.prepare(video, folder, 16)
+    noted = prepare.prepare(video, folder, 16)
     assert [path.name for path in data.images(folder)] == [f"image{i + 1:07d}.png" for i in range(40)]
     frames = read(folder).astype(int)
     assert frames.shape == (40, 16, 16, 3)
@@ -60,14 +60,14 @@ def test_every_frame_is_written_square_in_rgb_and_noted(tmp_path):
 
 
 def test_the_frames_load(tmp_path):
-    footage.prepare(video_of(tmp_path / "lamp.avi"), tmp_path / "frames", 16)
+    prepare.prepare(video_of(tmp_path / "lamp.avi"), tmp_path / "frames", 16)
     np.testing.assert_array_equal(np.load(data.load(tmp_path / "frames", 16)), read(tmp_path / "frames"))
 
 
 @pytest.mark.parametrize("crop, square", [((0, 4, 32, 32), [0, 4, 32, 32]), ((32, 0, 16, 48), [32, 16, 16, 16])])
 @pytest.mark.parametrize("img_size", [8, 16, 64])
 def test_a_crop_is_taken_and_cut_square_in_its_middle(tmp_path, crop, square, img_size):
-    noted = footage.prepare(video_of(tmp_path / "lamp.avi", 3), tmp_path / "frames", img_size, crop)
+    noted = prepare.prepare(video_of(tmp_path / "lamp.avi", 3), tmp_path / "frames", img_size, crop)
     assert noted["origin"]["crop"] == square
     frames = read(tmp_path / "frames")
     assert frames.shape == (3, img_size, img_size, 3)
@@ -80,7 +80,7 @@ def test_a_crop_is_taken_and_cut_square_in_its_middle(tmp_path, crop, square, im
 @pytest.mark.parametrize("crop", [(0, 0, 65, 10), (60, 0, 10, 10), (0, 40, 10, 10), (-1, 0, 10, 10), (0, 0, 0, 10)])
 def test_a_crop_outside_the_picture_is_refused(tmp_path, crop):
     with pytest.raises(UserError, match=r"--crop .* reaches out of the 64x48 pixels"):
-        footage.prepare(video_of(tmp_path / "lamp.avi", 2), tmp_path / "frames", 16, crop)
+        prepare.prepare(video_of(tmp_path / "lamp.avi", 2), tmp_path / "frames", 16, crop)
     assert not (tmp_path / "frames").exists()
 
 
@@ -94,7 +94,7 @@ def test_what_is_not_a_video_is_refused_without_noise(tmp_path, capfd, content):
     path = tmp_path / "lamp.mp4"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"lamp\.mp4 is not a video"):
-        footage.prepare(path, tmp_path / "frames", 16)
+        prepare.prepare(path, tmp_path / "frames", 16)
     assert capfd.readouterr().err == ""
     assert not (tmp_path / "frames").exists()
 
@@ -102,14 +102,14 @@ def test_what_is_not_a_video_is_refused_without_noise(tmp_path, capfd, content):
 def test_a_missing_video_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "missing.mp4", tmp_path):
         with pytest.raises(UserError, match="is not there, or is not a file"):
-            footage.prepare(path, tmp_path / "frames", 16)
+            prepare.prepare(path, tmp_path / "frames", 16)
 
 
 def test_of_a_truncated_video_what_can_be_read_is_taken(tmp_path):
     video = video_of(tmp_path / "lamp.avi")
-    whole = footage.prepare(video, tmp_path / "whole", 16)
+    whole = prepare.prepare(video, tmp_path / "whole", 16)
     video.write_bytes(video.read_bytes()[:video.stat().st_size // 2])
-    part = footage.prepare(video, tmp_path / "part", 16)
+    part = prepare.prepare(video, tmp_path / "part", 16)
     assert 5 < part["n_frames"] < whole["n_frames"] and part["complete"]
     np.testing.assert_array_equal(read(tmp_path / "part")[:-1], read(tmp_path / "whole")[:part["n_frames"] - 1])
 
@@ -119,32 +119,32 @@ def test_of_a_truncated_video_what_can_be_read_is_taken(tmp_path):
 
 def test_the_same_source_again_changes_nothing(tmp_path, monkeypatch):
     video = video_of(tmp_path / "lamp.avi")
-    noted = footage.prepare(video, tmp_path / "frames", 16)
-    monkeypatch.setattr(footage, "write_image", None)
-    assert footage.prepare(video, tmp_path / "frames", 16) == noted
-    assert footage.prepare(video.rename(tmp_path / "renamed.avi"), tmp_path / "frames", 16) == noted
+    noted = prepare.prepare(video, tmp_path / "frames", 16)
+    monkeypatch.setattr(prepare, "write_image", None)
+    assert prepare.prepare(video, tmp_path / "frames", 16) == noted
+    assert prepare.prepare(video.rename(tmp_path / "renamed.avi"), tmp_path / "frames", 16) == noted
 
 
 def test_frames_that_went_missing_are_written_again(tmp_path):
     video, folder = video_of(tmp_path / "lamp.avi"), tmp_path / "frames"
-    footage.prepare(video, folder, 16)
+    prepare.prepare(video, folder, 16)
     before = contents(folder)
     data.images(folder)[7].unlink()
-    footage.prepare(video, folder, 16)
+    prepare.prepare(video, folder, 16)
     assert contents(folder) == before
 
 
 @pytest.mark.parametrize("other", ["video", "size", "crop", "simulation"])
 def test_another_source_is_refused_unless_overwriting(tmp_path, other):
     video, folder = video_of(tmp_path / "lamp.avi"), tmp_path / "frames"
-    footage.prepare(video, folder, 16)
+    prepare.prepare(video, folder, 16)
     before = contents(folder)
 
     def write(folder, **options):
         if other == "simulation":
-            return footage.simulate(5, folder, 16, 0, **options)
+            return prepare.simulate(5, folder, 16, 0, **options)
         source = video_of(tmp_path / "lamp.avi", 30) if other == "video" else video
-        return footage.prepare(source, folder, 8 if other == "size" else 16, (0, 0, 9, 9) if other == "crop" else None,
+        return prepare.prepare(source, folder, 8 if other == "size" else 16, (0, 0, 9, 9) if other == "crop" else None,
                                **options)
 
     with pytest.raises(UserError, match=r"holds other images of lamp\.avi; .*--overwrite"):
@@ -163,32 +163,32 @@ def test_images_of_the_user_are_refused_unless_overwriting(tmp_path, name):
     (folder / "notes.txt").write_text("mine")
     before = contents(folder)
     with pytest.raises(UserError, match=r"holds other images; .*--overwrite"):
-        footage.simulate(3, folder, 16, 0)
+        prepare.simulate(3, folder, 16, 0)
     assert contents(folder) == before
-    footage.simulate(3, folder, 16, 0, overwrite=True)
+    prepare.simulate(3, folder, 16, 0, overwrite=True)
     assert set(contents(folder)) == {"notes.txt", data.RECORD, *(f"image000000{i}.png" for i in (1, 2, 3))}
 
 
 def test_an_image_of_the_user_among_our_own_is_refused(tmp_path):
     folder = tmp_path / "frames"
-    footage.simulate(3, folder, 16, 0)
+    prepare.simulate(3, folder, 16, 0)
     Image.new("RGB", (9, 9)).save(folder / "extra.png")
     with pytest.raises(UserError, match="holds other images"):
-        footage.simulate(3, folder, 16, 0)
+        prepare.simulate(3, folder, 16, 0)
     assert (folder / "extra.png").exists()
 
 
 def test_a_record_that_is_not_ours_is_kept(tmp_path):
     (tmp_path / data.RECORD).write_text("[1, 2]")
     with pytest.raises(UserError, match="holds other images"):
-        footage.simulate(3, tmp_path, 16, 0)
+        prepare.simulate(3, tmp_path, 16, 0)
     assert (tmp_path / data.RECORD).read_text() == "[1, 2]"
 
 
 def test_other_files_in_the_folder_do_not_matter(tmp_path):
     (tmp_path / ".gitkeep").touch()
     (tmp_path / "README.md").write_text("frames go here")
-    footage.simulate(3, tmp_path, 16, 0)
+    prepare.simulate(3, tmp_path, 16, 0)
     assert len(data.images(tmp_path)) == 3 and (tmp_path / "README.md").exists()
 
 
@@ -197,8 +197,8 @@ def test_other_files_in_the_folder_do_not_matter(tmp_path):
 
 def test_a_killed_run_leaves_whole_images_and_is_made_good_by_the_next(tmp_path):
     video, folder = video_of(tmp_path / "lamp.avi", 3000), tmp_path / "frames"
-    script = "import sys, footage; footage.prepare(sys.argv[1], sys.argv[2], 64)"
-    process = subprocess.Popen([sys.executable, "-c", script, video, folder], cwd=Path(footage.__file__).parent,
+    script = "import sys, prepare; prepare.prepare(sys.argv[1], sys.argv[2], 64)"
+    process = subprocess.Popen([sys.executable, "-c", script, video, folder], cwd=Path(prepare.__file__).parent,
                                stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
@@ -212,14 +212,14 @@ def test_a_killed_run_leaves_whole_images_and_is_made_good_by_the_next(tmp_path)
     assert read(folder).shape == (n_written, 64, 64, 3)  # all of them are whole
     with pytest.raises(UserError, match="only part"):
         data.load(folder, 64)
-    footage.prepare(video, folder, 64)
-    footage.prepare(video, tmp_path / "unbroken", 64)
+    prepare.prepare(video, folder, 64)
+    prepare.prepare(video, tmp_path / "unbroken", 64)
     assert contents(folder) == contents(tmp_path / "unbroken")
 
 
 def test_an_interruption_while_overwriting_leaves_no_mixture_that_passes(tmp_path, monkeypatch):
     folder = tmp_path / "frames"
-    footage.simulate(5, folder, 16, 0)
+    prepare.simulate(5, folder, 16, 0)
 
     remove = Path.unlink
 
@@ -231,12 +231,12 @@ def test_an_interruption_while_overwriting_leaves_no_mixture_that_passes(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            footage.simulate(3, folder, 16, 1, overwrite=True)
+            prepare.simulate(3, folder, 16, 1, overwrite=True)
     assert len(data.images(folder)) == 3
     with pytest.raises(UserError, match="only part"):
         data.load(folder, 16)
-    footage.simulate(3, folder, 16, 1)
-    footage.simulate(3, tmp_path / "apart", 16, 1)
+    prepare.simulate(3, folder, 16, 1)
+    prepare.simulate(3, tmp_path / "apart", 16, 1)
     assert contents(folder) == contents(tmp_path / "apart")
 
 
@@ -244,15 +244,15 @@ def test_an_interruption_while_overwriting_leaves_no_mixture_that_passes(tmp_pat
 
 
 def test_the_simulated_lamp_is_written_as_it_is(tmp_path):
-    noted = footage.simulate(12, tmp_path, 16, seed=3)
-    np.testing.assert_array_equal(read(tmp_path), list(itertools.islice(footage.lamp.frames(16, 3), 12)))
+    noted = prepare.simulate(12, tmp_path, 16, seed=3)
+    np.testing.assert_array_equal(read(tmp_path), list(itertools.islice(prepare.lamp.frames(16, 3), 12)))
     assert noted["fps"] == 30 and noted["n_frames"] == 12 and noted["complete"]
     assert noted["origin"] == dict(kind="simulation", seed=3, n_frames=12, img_size=16)
 
 
 def test_no_simulated_frames_are_refused(tmp_path):
     with pytest.raises(UserError, match="0 simulated frames"):
-        footage.simulate(0, tmp_path, 16, 0)
+        prepare.simulate(0, tmp_path, 16, 0)
 
 
 # --- a real lamp
@@ -260,7 +260,7 @@ def test_no_simulated_frames_are_refused(tmp_path):
 
 @pytest.mark.skipif(not LAVA_LAMP.exists(), reason=f"needs {LAVA_LAMP.name}, which is not part of the project")
 def test_a_real_lamp(tmp_path):
-    noted = footage.prepare(LAVA_LAMP, tmp_path / "frames", 64, (60, 5, 280, 280))
+    noted = prepare.prepare(LAVA_LAMP, tmp_path / "frames", 64, (60, 5, 280, 280))
     assert noted["n_frames"] == 909 and noted["fps"] == pytest.approx(29.97, abs=0.01)
     frames = np.load(data.load(tmp_path / "frames", 64))
     assert frames.shape == (909, 64, 64, 3)
