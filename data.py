@@ -47,14 +47,18 @@ def images(data_dir):
 def record(data_dir):
     """What prepare.py noted in `data_dir`/frames.json about the images there; {} where it noted nothing.
 
-    Keys: "origin" (what the frames are made of, enough to tell two sources apart), "source" (in words), "fps",
-    "n_frames" and "complete" (false while frames are still being written).
+    Keys: "origin" (what the frames are made of, enough to tell two sources apart), "source" (in words), "fps" (frames a
+    second), "n_frames", "complete" (false while frames are still being written), and of a video "lost": [[seconds,
+    frames], ...], how many are damaged or missing after which second of it, or, where seconds is None, how many more
+    its header or size tells of.
     """
     try:
         noted = json.loads(Path(data_dir, RECORD).read_text())
-        known = isinstance(noted, dict) and isinstance(noted.get("origin"), dict) and "complete" in noted
-        return noted if known else {}
-    except (OSError, ValueError):
+        noted = dict(source="images", fps=30.0, n_frames=None, lost=[]) | noted
+        kinds = dict(origin=dict, source=str, fps=(int, float), complete=bool, lost=list)
+        known = all(isinstance(noted[name], kind) for name, kind in kinds.items()) and 0 < noted["fps"] <= 1000
+        return noted if known and all(isinstance(n, int) and float(t or 0) >= 0 for t, n in noted["lost"]) else {}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 
@@ -236,7 +240,7 @@ def read_all(paths, img_size, part):
                 if image.shape != size:
                     raise UserError(f"{path} is {image.shape[1]}x{image.shape[0]} pixels and {paths[0].name} is "
                                     f"{size[1]}x{size[0]}; bring all frames to one size")
-                cv2.cvtColor(fit(image, square(image), img_size), cv2.COLOR_BGR2RGB, frame)
+                cv2.cvtColor(fit(image, square(*image.shape[1::-1]), img_size), cv2.COLOR_BGR2RGB, frame)
             with writing:
                 file.seek(offset + i * frames[0].nbytes)
                 file.write(frames)
@@ -286,19 +290,25 @@ def lossless(image, path):
     return np.ascontiguousarray(image[..., :3])
 
 
-def square(image, crop=None):
-    """The largest square in the middle of the `image`, or of the part `crop` of it: (x, y, width, height)."""
-    x, y, width, height = crop or (0, 0, image.shape[1], image.shape[0])
+def square(width, height, crop=None):
+    """The largest square in the middle of a picture, or of the part `crop` of it: (x, y, width, height)."""
+    x, y, width, height = crop or (0, 0, width, height)
     side = min(width, height)
     return x + (width - side) // 2, y + (height - side) // 2, side, side
+
+
+def turned(image, across, mirrored, upside_down):
+    """The `image` [H, W, C], its axes exchanged if it lies `across`, and then turned about in x, and in y."""
+    image = image.swapaxes(0, 1) if across else image
+    return image[::-1 if upside_down else 1, ::-1 if mirrored else 1]
 
 
 def fit(image, crop, img_size):
     """The part `crop` (x, y, width, height) of the `image`, resized to `img_size` pixels square."""
     x, y, width, height = crop
-    image = image[y:y + height, x:x + width]
-    if height == img_size:
+    image = np.ascontiguousarray(image[y:y + height, x:x + width])
+    if (width, height) == (img_size, img_size):
         return image
     # Shrinking averages the pixels that fall together; enlarging draws a smooth curve through them.
-    return cv2.resize(image, (img_size, img_size), interpolation=cv2.INTER_AREA if height > img_size
+    return cv2.resize(image, (img_size, img_size), interpolation=cv2.INTER_AREA if width * height > img_size**2
                       else cv2.INTER_CUBIC)

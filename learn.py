@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import math
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -149,14 +150,14 @@ def load_sampler(weights, n, seed):
     return sample.Sampler(prefix, n, seed), sample.tile
 
 
-def prepare(video=None, crop=None, data_dir="frames", img_size=64, overwrite=False):
+def prepare(video=None, crop=None, fps=None, data_dir="frames", img_size=64, overwrite=False):
     """Turn a video into the frames to train on."""
     if video is None:
         raise UserError("--mode prepare needs --video FILE, the footage to take the frames from")
     Config(img_size=img_size)
     import prepare
 
-    tell(prepare.prepare(video, data_dir, img_size, crop, overwrite), data_dir)
+    tell(prepare.prepare(video, data_dir, img_size, crop, fps, overwrite), data_dir)
 
 
 def simulate(n_frames=144_000, data_dir="frames", img_size=64, seed=0, overwrite=False):
@@ -168,11 +169,17 @@ def simulate(n_frames=144_000, data_dir="frames", img_size=64, seed=0, overwrite
 
 
 def tell(record, data_dir):
-    """Say what frames there are now."""
+    """Say what frames there are now, and which of the source are not."""
+    lost = record.get("lost", ())
+    for seconds, n_frames in lost[:9]:
+        where = "by its header or size" if seconds is None else f"after {seconds:g} s"
+        print(f"damaged or missing in {record['source']}: {n_frames} frame{'s' * (n_frames > 1)} {where}")
+    if lost[9:]:
+        print(f"damaged or missing in {record['source']}: {sum(n for _, n in lost[9:])} more")
     x, y, side, _ = record["origin"].get("crop", (0, 0, 0, 0))
     part = f", of each the {side}x{side} pixels from {x},{y} on" if side else ""
-    print(f"{data_dir} holds {record['n_frames']} frames of {record['source']}{part}; train on them with: "
-          f"python learn.py --data_dir {data_dir}", flush=True)
+    print(f"{data_dir} holds {record['n_frames']} frames of {record['source']}, {record['fps']:g} a second{part}; "
+          f"train on them with: python learn.py --data_dir={shlex.quote(str(data_dir))}", flush=True)
 
 
 MODES = dict(train=train, live=live, video=video, eval=evaluate, export=export, prepare=prepare, simulate=simulate)
@@ -220,6 +227,8 @@ def build_parser():
     playing = parser.add_argument_group("what to play (--mode live, video, eval, export)")
     parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
                 "its newest weights; without it the newest of all", metavar="PATH")
+    parser.flag(playing, "fps", "frames shown a second, or taken of a video (--mode prepare); without it those of the "
+                "footage", type=positive, metavar="X")
     parser.flag(playing, "grid", "play so many independent videos side by side: rows x columns", metavar="RxC")
     writing = parser.add_argument_group("writing a video (--mode video)")
     parser.flag(writing, "duration", "its length, in seconds", type=positive, metavar="X")
@@ -228,9 +237,9 @@ def build_parser():
     parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; the folder of an export",
                 metavar="PATH")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
-    parser.flag(prepare, "video", "the footage: any video that OpenCV reads", metavar="FILE")
-    parser.flag(prepare, "crop", "the square to keep, in pixels of the video; without it the largest in the middle",
-                type=rectangle, metavar="X,Y,W,H")
+    parser.flag(prepare, "video", "the footage: any video that ffmpeg reads", metavar="FILE")
+    parser.flag(prepare, "crop", "the square to keep, in pixels of the picture as shown; without it the largest in its "
+                "middle", type=rectangle, metavar="X,Y,W,H")
     parser.flag(prepare, "overwrite", "replace the frames of another source, or the figures of a longer rollout")
     simulated = parser.add_argument_group("frames from a simulation (--mode simulate)")
     parser.flag(simulated, "n_frames", "frames to simulate, 30 to the second", type=int, metavar="N")
@@ -307,6 +316,8 @@ def hushed():
 def main(argv=None):
     """Run one command line; returns its exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of every clean-up
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
     try:
         given = vars(build_parser().parse_args(argv))
         mode = given.pop("mode")

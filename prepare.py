@@ -4,67 +4,75 @@ The images are what data.py reads. The folder belongs to one source: nothing is 
 here is deleted, unless the caller says overwrite.
 """
 
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 import re
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what is wrong with a video is said here, in words
 import cv2
 from tqdm import tqdm
 
-import lamp
-from data import RECORD, fit, images, record, square
+from data import RECORD, images, record, square
 from files import UserError, replacing
+from film import Film, sample
 
 # Stored, neither filtered nor compressed: twice the space on the disk, but encoded four times and read three times as
 # fast (64x64 frames of a real lamp). The cache that is made of the frames is uncompressed too.
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
+PART = re.compile(r"\.(image|frames\.json\.\d+)\.part")  # what a killed process may have left
 
-def prepare(video, data_dir, img_size, crop=None, overwrite=False):
-    """Write every frame of a video to `data_dir` as image0000001.png, image0000002.png ...
+
+def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
+    """Write the frames of a video to `data_dir` as image0000001.png, image0000002.png ...
 
     Args:
-        video: path of a file in any format that OpenCV reads. Of a damaged one, what can be read is taken.
+        video: path of a file in any format that ffmpeg reads. Of a damaged one, what can be read is taken.
         data_dir: folder, made if missing. Where these very frames are there already nothing happens; where writing
             them was interrupted it starts over.
         img_size: height and width of the images, in pixels.
-        crop: (x, y, width, height), in pixels, of the part to take; the whole picture if None. Of a part that is not
-            square the largest square in its middle is taken.
+        crop: (x, y, width, height), in pixels of the picture as a player shows it, of the part to take; all of it if
+            None. Of a part that is not square the largest square in its middle is taken.
+        fps: frames a second to take, each the one shown at that time; the film's own rate if None.
         overwrite: first remove all images in `data_dir`, whoever put them there.
 
     Returns:
         What frames.json says: see `data.record`.
 
     Raises:
-        UserError: the video is missing, is no video or holds no frames; the crop reaches out of the picture; `data_dir`
-            holds other images and `overwrite` is False; a file cannot be written.
+        UserError: the video is missing, is no video or holds no frames; the crop reaches out of the picture; `fps` is
+            out of bounds; `data_dir` holds other images and `overwrite` is False, or another process writes there; a
+            file cannot be read or written.
     """
-    video = Path(video)
-    if not video.is_file():
+    if not os.path.isfile(video):
         raise UserError(f"{video} is not there, or is not a file; name a video")
-    capture = cv2.VideoCapture(str(video))
+    if fps and not 0.01 <= fps <= 1000:
+        raise UserError(f"--fps {fps:g} is out of bounds; take from 0.01 to 1000 frames of the film a second")
     try:
-        there, first = capture.read()
-        if not there:
-            raise UserError(f"{video} is not a video that OpenCV can read, or holds no frames; convert it to MP4")
-        height, width = first.shape[:2]
-        if crop and not (min(crop[:2]) >= 0 and min(crop[2:]) >= 1
-                         and crop[0] + crop[2] <= width and crop[1] + crop[3] <= height):
-            raise UserError(f"--crop {','.join(map(str, crop))} reaches out of the {width}x{height} pixels of {video}; "
-                            "give x,y,width,height inside them")
-        crop = square(first, crop)
         with open(video, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return write(
-            (fit(frame, crop, img_size) for frame in itertools.chain([first], rest(capture))), data_dir, overwrite,
-            origin=dict(kind="video", sha256=digest, crop=list(crop), img_size=img_size), source=video.name,
-            fps=capture.get(cv2.CAP_PROP_FPS), expected=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))))
-    finally:
-        capture.release()
+    except OSError as error:
+        raise UserError(f"{video} cannot be read: {error.strerror}") from None
+    film = Film(video)
+    shots = film.shots()
+    first = next(shots, None)
+    if first is None:
+        raise UserError(f"{video} is not a video that ffmpeg can read, or holds no whole frame; convert it to MP4")
+    width, height = film.size
+    if crop and not (min(crop[:2]) >= 0 and min(crop[2:]) >= 1
+                     and crop[0] + crop[2] <= width and crop[1] + crop[3] <= height):
+        raise UserError(f"--crop {','.join(map(str, crop))} reaches out of the {width}x{height} pixels of {video}; "
+                        "give x,y,width,height inside them")
+    crop = square(width, height, crop)
+    rate = fps or film.rate
+    frames = sample(itertools.chain([first], shots), rate, 1 / film.rate)
+    return write((film.picture(frame, crop, img_size) for frame in frames), data_dir, overwrite,
+                 origin=dict(kind="video", sha256=digest, crop=list(crop), img_size=img_size, fps=fps),
+                 source=Path(video).name, fps=rate, expected=round(film.seconds * rate), lost=film.lost)
 
 
 def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
@@ -72,6 +80,8 @@ def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
 
     Args, returns and raises as `prepare`; `seed` picks the lamp.
     """
+    import lamp
+
     if n_frames < 1:
         raise UserError(f"{n_frames} simulated frames are no data set; ask for 1 or more")
     frames = itertools.islice(lamp.frames(img_size, seed), n_frames)
@@ -80,44 +90,52 @@ def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
                  source="the simulated lamp", fps=lamp.FPS, expected=n_frames)
 
 
-def rest(capture):
-    """The frames of the opened video `capture` that were not read yet, uint8 BGR [H, W, 3]."""
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return
-        yield frame
-
-
-def write(frames, data_dir, overwrite, *, origin, source, fps, expected):
+def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()):
     """Write `frames` (uint8 BGR) and the record of their `origin` to `data_dir`, as `prepare` describes.
 
-    `expected` is the likely number of frames, for the progress bar; 0: unknown.
+    `expected`: about how many, for the progress bar. `lost`: complete once `frames` have ended.
     """
     data_dir = Path(data_dir)
-    old, noted = images(data_dir), record(data_dir)
-    ours = noted.get("origin") == origin and all(re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
-    if not overwrite:
-        if not ours and (old or (data_dir / RECORD).exists()):
-            raise UserError(f"{data_dir} holds other images{' of ' + noted['source'] if noted else ''}; "
-                            "take another folder, or --overwrite to remove all images there")
-        if ours and noted.get("complete") and noted.get("n_frames") == len(old):
-            return noted
-    noted = dict(origin=origin, source=source, fps=fps, n_frames=None, complete=False)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        note(data_dir, noted)  # before the first image changes, so that no mixture ever passes for a data set
-        for path in old:
-            path.unlink()
-        n_frames = 0
-        for frame in tqdm(frames, total=expected or None, desc=f"writing {data_dir.name}", unit="frame"):
-            n_frames += 1
-            write_image(data_dir / f"image{n_frames:07d}.png", frame)
-        noted.update(n_frames=n_frames, complete=True)
-        note(data_dir, noted)
+        with alone(data_dir):
+            old, noted = images(data_dir), record(data_dir)
+            ours = noted.get("origin") == origin and all(re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
+            if not overwrite:
+                if not ours and (old or os.path.lexists(data_dir / RECORD)):
+                    raise UserError(f"{data_dir} holds other images{' of ' + noted['source'] if noted else ''}; "
+                                    "take another folder, or --overwrite to remove all images there")
+                if ours and noted["complete"] and noted["n_frames"] == len(old):
+                    return noted
+            noted = dict(origin=origin, source=source, fps=fps, n_frames=None, complete=False)
+            note(data_dir, noted)  # before the first image changes, so that no mixture ever passes for a data set
+            for path in (*old, *(path for path in data_dir.iterdir() if PART.fullmatch(path.name))):
+                path.unlink()
+            n_frames = 0
+            for frame in tqdm(frames, total=expected or None, desc=f"writing {data_dir.name}", unit="frame"):
+                n_frames += 1
+                write_image(data_dir / f"image{n_frames:07d}.png", frame)
+            noted.update(n_frames=n_frames, complete=True, lost=list(lost))
+            note(data_dir, noted)
     except OSError as error:
         raise UserError(f"{error.filename or data_dir} cannot be written: {error.strerror}") from None
     return noted
+
+
+@contextmanager
+def alone(folder):
+    """Keep other processes from writing to `folder`, as long as this one lives."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is writing frames to {folder}; wait for it, or take another folder"
+                                ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def note(data_dir, noted):

@@ -138,6 +138,24 @@ def test_what_a_killed_run_left_is_removed_once_it_is_old(tmp_path):
     assert fresh.exists() and not old.exists()
 
 
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", "[" * 100_000, "null", '{"origin": {}, "complete": 1}', '{"origin": [], "complete": true}', "\xff",
+    '{"origin": {}, "complete": true, "fps": "fast"}', '{"origin": {}, "complete": true, "fps": 1e999}',
+    '{"origin": {}, "complete": true, "fps": 0}', '{"origin": {}, "complete": true, "fps": NaN}',
+    '{"origin": {}, "complete": true, "source": 3}', '{"origin": {}, "complete": true, "lost": [[1, "many"]]}',
+    '{"origin": {}, "complete": true, "lost": [3]}'])
+def test_an_odd_record_is_none(tmp_path, text):
+    (tmp_path / data.RECORD).write_text(text, encoding="latin-1")
+    assert data.record(tmp_path) == {}
+
+
+def test_a_record_always_tells_a_rate(tmp_path):
+    (tmp_path / data.RECORD).write_text('{"origin": {}, "complete": true}')
+    assert data.record(tmp_path)["fps"] == 30
+    (tmp_path / data.RECORD).write_text('{"origin": {}, "complete": true, "fps": 59.94}')
+    assert data.record(tmp_path)["fps"] == 59.94
+
+
 def test_frames_still_being_written_are_refused(tmp_path):
     folder = folder_of(tmp_path, pictures(2))
     (folder / data.RECORD).write_text('{"origin": {}, "complete": false}')

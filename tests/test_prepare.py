@@ -2,18 +2,23 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 import data
+import film
+import lamp
 import prepare
 from files import UserError
 
@@ -112,6 +117,227 @@ def test_of_a_truncated_video_what_can_be_read_is_taken(tmp_path):
     part = prepare.prepare(video, tmp_path / "part", 16)
     assert 5 < part["n_frames"] < whole["n_frames"] and part["complete"]
     np.testing.assert_array_equal(read(tmp_path / "part")[:-1], read(tmp_path / "whole")[:part["n_frames"] - 1])
+
+
+# --- films as a player shows them
+
+
+def film_of(path, frames, codec="ffv1", rate=30, pix_fmt="bgr0", pts=None, **tags):
+    """A video of `frames`, uint8 RGB [N, H, W, 3] or VideoFrames, at times `pts` in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames[0].shape[:2] if isinstance(frames[0], np.ndarray) else (
+            frames[0].height, frames[0].width)
+        stream.pix_fmt = pix_fmt
+        matrix = tags.pop("matrix", None)
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        if matrix:
+            stream.set_display_matrix(matrix)
+        if pts:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for i, frame in enumerate(frames):
+            if isinstance(frame, np.ndarray):
+                frame = av.VideoFrame.from_ndarray(frame)
+            frame.pts, frame.time_base = (pts[i], Fraction(1, 1000)) if pts else (i, 1 / Fraction(rate))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def greys(levels, size=64):
+    return [np.full((size, size, 3), level, np.uint8) for level in levels]
+
+
+def levels(folder):
+    return read(folder).mean((1, 2, 3))
+
+
+def test_pixels_that_are_not_square_become_so(tmp_path):
+    y, x = np.mgrid[:144, :180]  # PAL at 16:9, a quarter of its size
+    circle = np.uint8((((x - 90) * 64 / 45) ** 2 + (y - 72) ** 2 < 50 ** 2) * 255)[..., None].repeat(3, 2)
+    video = film_of(tmp_path / "dvd.mp4", [circle] * 2, "libx264", pix_fmt="yuv420p",
+                    sample_aspect_ratio=Fraction(64, 45))
+    noted = prepare.prepare(video, tmp_path / "frames", 64)
+    seen = read(tmp_path / "frames")[0, ..., 0] > 128
+    assert noted["origin"]["crop"] == [56, 0, 144, 144]  # of 256x144
+    assert abs(int(seen.any(0).sum()) - int(seen.any(1).sum())) <= 1
+    half = prepare.prepare(video, tmp_path / "half", 64, (128, 0, 128, 144))  # its right half, in pixels as shown
+    assert half["origin"]["crop"] == [128, 8, 128, 128]
+    assert (read(tmp_path / "half")[0, 32, :20] > 128).all() and (read(tmp_path / "half")[0, 32, 30:] < 128).all()
+
+
+@pytest.mark.parametrize("matrix, shown", [
+    ((1, 0, 0, 1), lambda picture: picture),
+    ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),  # a quarter turn clockwise
+    ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+    ((0, -1, 1, 0), lambda picture: np.rot90(picture)),
+    ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),
+    ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
+])
+def test_a_film_is_turned_as_it_says(tmp_path, matrix, shown):
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:16, 32:] = 200, 40, 40  # at the top, right
+    picture[16:, 32:] = 40, 40, 200
+    a, b, c, d = matrix
+    video = film_of(tmp_path / "phone.mov", [picture] * 2, "png", pix_fmt="rgb24", matrix=(a, b, 0, c, d, 0, 0, 0, 1))
+    prepare.prepare(video, tmp_path / "frames", 16)
+    wanted = shown(picture)
+    off = (max(wanted.shape) - 32) // 2
+    wanted = wanted[:, off:off + 32] if wanted.shape[1] > 32 else wanted[off:off + 32]
+    np.testing.assert_allclose(read(tmp_path / "frames")[0], cv2.resize(wanted, (16, 16), interpolation=cv2.INTER_AREA),
+                               atol=1)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_film_of_varying_rate_is_sampled_by_time(tmp_path, suffix):
+    pts = [*range(0, 1000, 33), *range(1000, 3000, 100)]  # 30 a second, then 10
+    frames = greys([10 + ms // 20 for ms in pts])  # brighter by 50 a second
+    video = film_of(tmp_path / f"lamp{suffix}", frames, "libx264", pix_fmt="yuv444p", pts=pts)
+    for fps in (None, 10):
+        folder = tmp_path / f"frames{fps}"
+        noted = prepare.prepare(video, folder, 16, fps=fps)
+        assert noted["fps"] == fps or noted["fps"] == pytest.approx(30, rel=0.02)
+        seconds = np.arange(noted["n_frames"]) / noted["fps"]
+        assert seconds[-1] == pytest.approx(2.9, abs=0.11)
+        assert np.abs(levels(folder) - 10 - 50 * seconds).max() < 50 * 0.1 + 2  # a frame stays for up to 0.1 s
+        assert noted["lost"] == []
+
+
+@pytest.mark.parametrize("rate", [60, Fraction(30000, 1001), 12])
+def test_frames_are_at_the_rate_of_the_film(tmp_path, rate):
+    video = film_of(tmp_path / "lamp.mp4", greys(range(50, 130, 2)), "libx264", rate, "yuv444p")
+    noted = prepare.prepare(video, tmp_path / "frames", 16)
+    assert noted["fps"] == data.record(tmp_path / "frames")["fps"] == pytest.approx(float(rate))
+    assert noted["n_frames"] == 40 and (np.diff(levels(tmp_path / "frames")) > 0).all()
+
+
+def test_fps_takes_frames_at_another_rate(tmp_path):
+    video = film_of(tmp_path / "lamp.mp4", greys(range(50, 90)), "libx264", 60, "yuv444p")
+    prepare.prepare(video, tmp_path / "all", 16)
+    noted = prepare.prepare(video, tmp_path / "half", 16, fps=30.0)
+    assert noted["fps"] == 30 and noted["n_frames"] == 20
+    np.testing.assert_array_equal(read(tmp_path / "half"), read(tmp_path / "all")[::2])
+    with pytest.raises(UserError, match="holds other images"):
+        prepare.prepare(video, tmp_path / "half", 16)
+    for fps in (1e-9, 1e9):
+        with pytest.raises(UserError, match=r"--fps .* is out of bounds"):
+            prepare.prepare(video, tmp_path / "none", 16, fps=fps)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1280, 720)])
+@pytest.mark.parametrize("matrix, full", [(None, False), ("ITU709", False), ("ITU601", False), ("ITU709", True)])
+def test_colours_are_as_the_film_says_and_as_television_does_where_it_says_nothing(tmp_path, size, matrix, full):
+    picture = np.empty((size[1], size[0], 3), np.uint8)
+    picture[:] = 200, 60, 30
+    used = matrix or ("ITU709" if size[1] > 576 else "ITU601")
+    frame = av.VideoFrame.from_ndarray(picture).reformat(
+        format="yuv420p", dst_colorspace=used, dst_color_range="JPEG" if full else "MPEG")
+    frame.colorspace = {None: 2, "ITU709": 1, "ITU601": 6}[matrix]
+    video = film_of(tmp_path / "lamp.mp4", [frame], "libx264", pix_fmt="yuv420p",
+                    colorspace=frame.colorspace, color_range=2 if full else 1, options={"qp": "1"})
+    prepare.prepare(video, tmp_path / "frames", 16)
+    assert np.abs(read(tmp_path / "frames")[0].astype(int) - [200, 60, 30]).max() <= 4
+
+
+@pytest.mark.parametrize("transfer, white, grey", [(film.PQ, 0.58, 0.38), (film.HLG, 0.75, 0.38)])
+def test_hdr_becomes_bt709_by_tone_mapping(transfer, white, grey):
+    # Report ITU-R BT.2408, table 1: these signals are a white page, 203 cd/m2, and a grey card, 26 cd/m2.
+    signal = np.float32([0, grey, white, 1])[:, None, None].repeat(3, 2)
+    black, card, page, lamp = film.to_bt709(signal, transfer)[:, 0, 0].astype(int)
+    assert black <= 1 and lamp == 255
+    assert card == pytest.approx(255 * (26 / 203) ** (1 / 2.4), abs=3)  # the dark half of the light is left as it is
+    assert 220 < page < 240
+    ramp = film.to_bt709(np.linspace(0, 1, 256, dtype=np.float32)[:, None, None].repeat(3, 2), transfer)
+    assert (np.diff(ramp[:, 0, 0].astype(int)) >= 0).all()
+    # BT.709's red in BT.2020 is a red with some green and blue; in BT.709 it is red alone again.
+    red = film.to_bt709(np.float32([[[0.9, 0, 0]]]), transfer)[0, 0]
+    assert red[2] > 200 and max(red[:2]) == 0
+
+
+def test_an_hlg_film_is_brought_to_bt709(tmp_path):
+    frames = [np.full((32, 32, 3), int(0.75 * 65535), np.uint16)]
+    frame = av.VideoFrame.from_ndarray(frames[0], "rgb48le").reformat(format="yuv420p10le", dst_colorspace=9)
+    tags = dict(colorspace=9, color_range=1, color_trc=film.HLG, color_primaries=film.BT2020)
+    video = film_of(tmp_path / "phone.mkv", [frame] * 2, "ffv1", pix_fmt="yuv420p10le", **tags)
+    prepare.prepare(video, tmp_path / "frames", 16)
+    assert np.abs(levels(tmp_path / "frames") - 229).max() < 6
+
+
+def test_av1_is_read(tmp_path):
+    video = film_of(tmp_path / "lamp.mp4", greys(range(50, 150, 10)), "libsvtav1", pix_fmt="yuv420p")
+    assert prepare.prepare(video, tmp_path / "frames", 16)["n_frames"] == 10
+    assert np.abs(levels(tmp_path / "frames") - np.arange(50, 150, 10)).max() < 4
+
+
+@pytest.mark.parametrize("name", [b"lamp\xe9.mkv", b"concat:a.mkv|b.mkv", b"-lamp.mkv", b"http:lamp.mkv",
+                                  b"lamp [1]\n.mkv", b"%d lamp %s.mkv", b"l" * 251 + b".mkv", b"lamp"])
+def test_names_may_hold_anything(tmp_path, monkeypatch, name):
+    film_of(tmp_path / "film.mkv", greys([9, 200])).rename(tmp_path / os.fsdecode(name))
+    monkeypatch.chdir(tmp_path)
+    noted = prepare.prepare(os.fsdecode(name), "frames", 16)
+    assert noted["n_frames"] == 2 and data.record("frames")["source"] == os.fsdecode(name)
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile lamp.mkv\n",
+                                  "#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nlamp.mkv\n#EXT-X-ENDLIST\n"])
+def test_what_only_names_other_files_is_no_video(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(film_of(tmp_path / "lamp.mkv", greys([9, 200])).parent)
+    Path("list").write_text(text)
+    with pytest.raises(UserError, match="list is not a video"):
+        prepare.prepare("list", "frames", 16)
+
+
+@pytest.mark.parametrize("suffix, codec", [(".mp4", "libx264"), (".mkv", "libx264"), (".ts", "mpeg2video")])
+def test_behind_a_damaged_middle_reading_goes_on_and_tells_what_is_lost(tmp_path, suffix, codec):
+    frames = [*np.random.default_rng(0).integers(0, 60, (150, 32, 32, 3), np.uint8)
+              + np.arange(150, dtype=np.uint8)[:, None, None, None]]
+    video = film_of(tmp_path / f"lamp{suffix}", frames, codec, pix_fmt="yuv420p", gop_size=15)
+    whole = prepare.prepare(video, tmp_path / "whole", 16)
+    assert whole["n_frames"] == 150 and whole["lost"] == []
+    content = bytearray(video.read_bytes())
+    middle = len(content) // 2
+    content[middle:middle + len(content) // 20] = bytes(len(content) // 20)
+    video.write_bytes(content)
+    noted = prepare.prepare(video, tmp_path / "frames", 16)
+    assert 120 <= noted["n_frames"] < 150
+    assert noted["n_frames"] + sum(n for _, n in noted["lost"]) == pytest.approx(150, abs=1)
+    assert all(1.5 < seconds < 3.5 for seconds, _ in noted["lost"])
+    assert abs(levels(tmp_path / "frames")[-1] - levels(tmp_path / "whole")[-1]) < 3  # the end was reached
+
+
+def test_a_film_that_was_cut_off_says_how_much_is_missing(tmp_path):
+    video = video_of(tmp_path / "lamp.avi")
+    video.write_bytes(video.read_bytes()[:video.stat().st_size // 2])
+    noted = prepare.prepare(video, tmp_path / "frames", 16)
+    [[where, lost]] = [place for place in noted["lost"] if place[0] is None]
+    assert where is None and noted["n_frames"] + lost == pytest.approx(40, abs=1)
+
+
+# --- two at once
+
+
+def test_two_do_not_write_to_one_folder(tmp_path):
+    script = "import sys, time, prepare\nwith prepare.alone(sys.argv[1]):\n  print(flush=True)\n  time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=Path(prepare.__file__).parent,
+                             stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another process is writing frames"):
+            prepare.simulate(3, tmp_path, 16, 0)
+        assert not data.images(tmp_path)
+    finally:
+        other.kill()
+        other.communicate()
+    assert prepare.simulate(3, tmp_path, 16, 0)["complete"]  # the lock went with its process
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    for name in (".image.part", ".frames.json.123.part"):
+        (tmp_path / name).touch()
+    (tmp_path / ".mine.part").touch()
+    prepare.simulate(3, tmp_path, 16, 0)
+    assert [path.name for path in tmp_path.glob(".*")] == [".mine.part"]
 
 
 # --- other frames in the folder
@@ -245,7 +471,7 @@ def test_an_interruption_while_overwriting_leaves_no_mixture_that_passes(tmp_pat
 
 def test_the_simulated_lamp_is_written_as_it_is(tmp_path):
     noted = prepare.simulate(12, tmp_path, 16, seed=3)
-    np.testing.assert_array_equal(read(tmp_path), list(itertools.islice(prepare.lamp.frames(16, 3), 12)))
+    np.testing.assert_array_equal(read(tmp_path), list(itertools.islice(lamp.frames(16, 3), 12)))
     assert noted["fps"] == 30 and noted["n_frames"] == 12 and noted["complete"]
     assert noted["origin"] == dict(kind="simulation", seed=3, n_frames=12, img_size=16)
 
