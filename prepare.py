@@ -80,14 +80,14 @@ def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
 
     Args, returns and raises as `prepare`; `seed` picks the lamp.
     """
-    import lamp
+    import simulator
 
     if n_frames < 1:
         raise UserError(f"{n_frames} simulated frames are no data set; ask for 1 or more")
-    frames = itertools.islice(lamp.frames(img_size, seed), n_frames)
+    frames = itertools.islice(simulator.frames(img_size, seed), n_frames)
     return write((cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames), data_dir, overwrite,
                  origin=dict(kind="simulation", seed=seed, n_frames=n_frames, img_size=img_size),
-                 source="the simulated lamp", fps=lamp.FPS, expected=n_frames)
+                 source="the simulated lamp", fps=simulator.FPS, expected=n_frames)
 
 
 def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()):

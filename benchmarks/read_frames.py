@@ -20,8 +20,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import data
-import lamp
 import prepare
+import simulator
 
 
 def main():
@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--img_size", type=int, default=64)
     args = parser.parse_args()
-    film = list(itertools.islice(lamp.frames(args.img_size, 0), min(args.frames, 500)))
+    film = list(itertools.islice(simulator.frames(args.img_size, 0), min(args.frames, 500)))
     film = [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in film]
     for kind in ("stored", "compressed"):
         with tempfile.TemporaryDirectory() as folder:

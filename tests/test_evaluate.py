@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import evaluate
-import lamp
 import metrics
+import simulator
 from evaluate import CHAINS, Footage, Rollout, figure, is_good, state_figures
 from helpers import learn
 
@@ -24,7 +24,7 @@ def films():
     A half of so short a film may differ from the other by more than a lamp is allowed to: on which, chance decides,
     and with it the processor, as a lamp is chaotic.
     """
-    frames = np.stack(list(itertools.islice(lamp.frames(32, seed=0), 12_000)))
+    frames = np.stack(list(itertools.islice(simulator.frames(32, seed=0), 12_000)))
     return frames.reshape(10, 2, 600, 32, 32, 3).swapaxes(0, 1).reshape(2, 6000, 32, 32, 3)
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 import data
 import film
-import lamp
 import prepare
+import simulator
 from files import UserError
 
 LAVA_LAMP = Path(__file__).parents[2] / "shared" / "footage" / "lava_lamp.mp4"
@@ -471,7 +471,7 @@ def test_an_interruption_while_overwriting_leaves_no_mixture_that_passes(tmp_pat
 
 def test_the_simulated_lamp_is_written_as_it_is(tmp_path):
     noted = prepare.simulate(12, tmp_path, 16, seed=3)
-    np.testing.assert_array_equal(read(tmp_path), list(itertools.islice(lamp.frames(16, 3), 12)))
+    np.testing.assert_array_equal(read(tmp_path), list(itertools.islice(simulator.frames(16, 3), 12)))
     assert noted["fps"] == 30 and noted["n_frames"] == 12 and noted["complete"]
     assert noted["origin"] == dict(kind="simulation", seed=3, n_frames=12, img_size=16)
 
