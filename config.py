@@ -43,6 +43,7 @@ class Config:
                         low=2, high=1_000_000)
     reset_probability: float = param(0.003, "probability that a chain starts anew after a training step",
                                      group="sequences", low=0, high=1, flag=False)
+    footage: str = param("", "digest of the frames trained on", group="sequences", flag=False)
     fps: float = param(30.0, "frames a second of the footage", group="sequences", low=0.01, high=1000, flag=False)
 
     # What the networks are.

@@ -18,28 +18,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from config import PRESETS, Config
-from files import UserError
+from files import UserError, check_folder, guard_streams
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
 def train(preset=None, resume=None, **values):
     """Train on the frames in --data_dir; without that flag, simulate some where there are none."""
+    if resume == "":
+        raise UserError("--resume needs the folder of a run; start a new one without it")
     run = Path(resume) if resume else None
     if values.get("max_minutes") and "steps" in values:
         raise UserError("--steps and --max_minutes both say when a run ends; give one of them")
     config = resumed(run, preset, values) if run else Config(**(PRESETS.get(preset, {}) | values))
     import data
 
+    check_folder(run or "logs")
     noted = data.record(config.data_dir)
     interrupted = noted and not noted["complete"] and noted["origin"].get("kind") == "simulation"
+    if run and not data.images(config.data_dir):
+        raise UserError(f"{config.data_dir} holds none of the frames that {run} was trained on; name their folder with "
+                        "--data_dir")
     # Only where nobody named a folder: frames for a misspelt name would be the wrong ones, in the wrong place.
     if interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir)):
         print(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp",
               flush=True)
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
     frames = data.load(config.data_dir, config.img_size)
-    config = dataclasses.replace(config, fps=float(data.record(config.data_dir).get("fps") or config.fps))
+    footage, fps = data.digest(frames), float(data.record(config.data_dir).get("fps") or config.fps)
+    if run and config.footage not in ("", footage) and "data_dir" not in values:
+        raise UserError(f"the frames in {config.data_dir} are not those that {run} was trained on; bring those back, "
+                        f"or train on others with --data_dir {shlex.quote(config.data_dir)}")
+    config = dataclasses.replace(config, footage=footage, fps=fps)
     with hushed():
         import backend
         import train
@@ -47,10 +57,10 @@ def train(preset=None, resume=None, **values):
         engine = backend.make_backend(config.distribute)
     run, received = train.train(config, frames, run, engine)
     if received:
-        print(f"stopped; go on with: python learn.py --resume {run}" if run else "stopped")
+        print(f"stopped; go on with: python learn.py --resume {shlex.quote(str(run))}" if run else "stopped")
         sys.exit(128 + received)
     if run:
-        print(f"done; watch it with: python learn.py --weights {run} --mode live")
+        print(f"done; watch it with: python learn.py --weights {shlex.quote(str(run))} --mode live")
 
 
 def resumed(run, preset, values):
@@ -315,7 +325,9 @@ def hushed():
 
 def main(argv=None):
     """Run one command line; returns its exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of every clean-up
+    for number in signal.SIGTERM, signal.SIGHUP:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))  # by way of every clean-up
     with suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
     try:
@@ -339,4 +351,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    guard_streams()
     sys.exit(main())

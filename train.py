@@ -11,10 +11,11 @@ A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
 import dataclasses
 import math
 import os
+import shlex
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 import checkpoints
 import data
-from files import UserError
+from files import UserError, lock
 from gan import GAN, METRICS, SAMPLES
 
 STATE_SECONDS = 300  # between two saved training states, where --save_every steps take longer
@@ -36,10 +37,11 @@ SAMPLE_EVERY = 200  # steps between two sets of TensorBoard's images; a run stop
 def new_run(logs="logs"):
     """Make the folder of a new run, named after the time; a second run of the same second gets a suffix."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    Path(logs).mkdir(parents=True, exist_ok=True)
     for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
         run = Path(logs) / (stamp + suffix)
         try:
-            run.mkdir(parents=True)
+            run.mkdir()
             return run
         except FileExistsError:
             continue
@@ -74,7 +76,8 @@ def train(config, frames, run=None, backend=None):
     chief = backend.replicas[0] == 0
     if chief:
         run = run or new_run()
-        config.save(run / "config.json")
+        with saving(run, step):
+            config.save(run / "config.json")
         print(f"training in {run} on {backend.describe()}; curves and pictures: tensorboard --logdir {run.parent}\n"
               f"{sizes(gan)}; the first step takes a while", flush=True)
     at_once = math.gcd(backend.steps_at_once, step, config.save_every, *([] if config.max_minutes else [config.steps]))
@@ -83,7 +86,8 @@ def train(config, frames, run=None, backend=None):
         """The share of the run that is done, 0..1: by the clock where --max_minutes is given, else by steps."""
         return min(1.0, seconds / (60 * config.max_minutes) if config.max_minutes else step / config.steps)
 
-    with noted(signal.SIGINT, signal.SIGTERM) as received, prefetched(batches, at_once) as stacks, \
+    with lock(run, "training in") if chief else nullcontext(), prefetched(batches, at_once) as stacks, \
+            noted(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received, \
             SummaryWriter(run) if chief else nullcontext() as log, progress_bar(progress(step), chief) as bar:
         saved_at, stop = time.perf_counter(), 0
         while progress(step) < 1 and not stop:
@@ -114,15 +118,11 @@ def train(config, frames, run=None, backend=None):
                     log.add_scalar(name, value, step)
             if passed(SAMPLE_EVERY):
                 log_samples(gan, log, step)
-            if passed(config.save_every):
-                gan.save_weights(run / f"weights.{step}")
             if passed(config.save_every) or time.perf_counter() - saved_at > STATE_SECONDS:
-                save_state(gan, run, step, seconds)
+                save(gan, run, step, seconds, weights=passed(config.save_every))
                 saved_at = time.perf_counter()
         if chief:
-            if not stop or step >= SAMPLE_EVERY:
-                gan.save_weights(run / f"weights.{step}")
-            save_state(gan, run, step, seconds)
+            save(gan, run, step, seconds, weights=not stop or step >= SAMPLE_EVERY)
     return run, (received or [signal.SIGINT])[0] if stop else None
 
 
@@ -143,9 +143,28 @@ def resume(gan, run):
     return int(saved["state"]["step"]), float(saved["seconds"])
 
 
-def save_state(gan, run, step, seconds):
-    """Write all that `resume` reads."""
-    checkpoints.save_state(gan.resumable() | {"seconds": np.float64(seconds)}, run, step)
+def save(gan, run, step, seconds, weights):
+    """Write the state that `resume` reads and, if asked, the weights for playing."""
+    with saving(run, step):
+        if weights:
+            gan.save_weights(run / f"weights.{step}")
+        checkpoints.save_state(gan.resumable() | {"seconds": np.float64(seconds)}, run, step)
+
+
+@contextmanager
+def saving(run, step):
+    """Write files of a run whole or not at all.
+
+    Raises:
+        UserError: they cannot be written, as on a full disk; what is there is left as it was.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError is h5py's
+        states = checkpoints.numbered(run, "state")
+        way_on = f"go on from {states[-1].name} with: --resume {shlex.quote(str(run))}" if states else "start again"
+        raise UserError(f"step {step} could not be saved in {run} ({getattr(error, 'strerror', None) or error}); make "
+                        f"room there, then {way_on}") from None
 
 
 def sizes(gan):
@@ -178,10 +197,11 @@ def noted(*signals):
     def note(number, _):
         received.append(number)
         signal.signal(number, previous[number])
-        # Not print, which may be in the midst of a line itself.
-        os.write(2, b"\nstopping as soon as this step is done and saved\n")
+        with suppress(OSError):  # not print, which may be in the midst of a line itself
+            os.write(2, b"\nstopping as soon as this step is done and saved\n")
 
-    previous = {number: signal.signal(number, note) for number in signals}
+    previous = {number: signal.signal(number, note) for number in signals
+                if signal.getsignal(number) != signal.SIG_IGN}  # as nohup has it
     try:
         yield received
     finally:
