@@ -4,44 +4,54 @@ A folder of images is read once, by all cores, into a cache beside it: a plain .
 takes its sequences from there, and holds no more of it in memory than one batch.
 """
 
+import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 import cv2
 import numpy as np
+import simplejpeg
+from natsort import natsorted
+from PIL import Image
 from tqdm import tqdm
 
 from files import UserError, replacing
 
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
+LARGEST = 2**30  # bytes of an image
+TURNS = {2: (0, 1, 0), 3: (0, 1, 1), 4: (0, 0, 1), 5: (1, 0, 0), 6: (1, 1, 0), 7: (1, 1, 1), 8: (1, 0, 1)}  # EXIF's
 CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cache: 85 of 64x64
 MOVES = 4 / 255  # deviation of a pixel from which on it moves freely; below, by the square, as cameras make noise
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
 
 def images(data_dir):
-    """The images in the folder `data_dir`, in the order of their names.
+    """The images in the folder `data_dir`, in the order in which people count: frame2.png before frame10.png.
 
-    Returns a list of Path: PNG and JPEG files by their suffix, of any case, but hidden ones; empty where the folder is
-    missing.
+    Returns a list of Path: PNG, JPEG and WebP files by their suffix, of any case, but hidden ones; empty where the
+    folder is missing.
     """
     try:
-        with os.scandir(data_dir) as entries:
-            names = sorted(entry.name for entry in entries)
+        names = sorted(os.listdir(data_dir))
     except FileNotFoundError:
         return []
     except NotADirectoryError:
         raise UserError(f"{data_dir} is a file; name the folder that holds the frames") from None
-    return [Path(data_dir, name) for name in names
-            if name.lower().endswith((".png", ".jpg", ".jpeg")) and not name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"the folder {data_dir} cannot be read: {error.strerror}") from None
+    return [Path(data_dir, name) for name in natsorted(names)
+            if name.lower().endswith((".png", ".jpg", ".jpeg", ".webp")) and not name.startswith(".")]
 
 
 def record(data_dir):
@@ -62,40 +72,56 @@ def record(data_dir):
         return {}
 
 
-def load(data_dir, img_size):
-    """Read the images in `data_dir` into a cache beside that folder, unless it is there already.
+def load(data_dir, img_size, cache_dir=None):
+    """Read the images in `data_dir` into a cache, unless it is there already, and print which they are.
 
-    The images, in the order of their names, are consecutive frames. They have one size; the largest square in the
+    The images, in the order of `images`, are consecutive frames. They have one size; the largest square in the
     middle of each is resized to `img_size` pixels. What is not 8-bit RGB is converted where that loses nothing.
 
-    The cache's name holds a fingerprint of the images' names, sizes and times of change, so it is never stale; caches
-    of the same folder and `img_size` from before a change are removed once the new one is whole.
+    The cache lies in `cache_dir`; without that beside the folder or, where that cannot be written, in the user's folder
+    for caches, which is then told. Its name holds a fingerprint of the images' names, sizes and times of change, so it
+    is never stale; caches of the same folder and `img_size` from before a change are removed once the new one is whole.
 
     Returns:
         The path of the cache, a uint8 .npy file [N, img_size, img_size, 3], RGB.
 
     Raises:
-        UserError: there are no images, or not all of them yet; an image is damaged, cannot be converted, or has
-            another size than the first; the cache cannot be written.
+        UserError: there are no images, or not all of them yet; an image is damaged, animated, no regular file, cannot
+            be converted, or has another size than the first; the cache cannot be written.
     """
     folder = Path(os.path.abspath(data_dir))
     paths = images(folder)
     if not paths:
-        raise UserError(f"{data_dir} holds no PNG or JPEG images; name the folder that does, or put some there with "
-                        "--mode prepare or --mode simulate")
+        raise UserError(f"{data_dir} holds no PNG, JPEG or WebP images; name the folder that does, or put some there "
+                        "with --mode prepare or --mode simulate")
     if not record(folder).get("complete", True):
         raise UserError(f"{data_dir} holds only part of its frames, as writing them was interrupted; do that again, "
                         f"or delete {RECORD} there to use the part")
-    stem = f"{folder.name}.{img_size}."
-    cache = folder.with_name(f"{stem}{fingerprint(paths)}.npy")
-    if not whole(cache, (len(paths), img_size, img_size, 3)):
+    print(f"{data_dir} holds {len(paths)} frames, {paths[0].name} to {paths[-1].name}", flush=True)
+    mark, shape = fingerprint(paths), (len(paths), img_size, img_size, 3)
+    stems = {folder.parent: f"{folder.name}.{img_size}."} if cache_dir is None else {}
+    elsewhere = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "duralava"))
+    whose = hashlib.blake2b(os.fsencode(folder), digest_size=4).hexdigest()
+    stems[elsewhere] = f"{folder.name[:40]}.{whose}.{img_size}."
+    for place, stem in stems.items():
+        cache = place / f"{stem}{mark}.npy"
+        if whole(cache, shape):
+            sweep(cache, stem)
+            return cache
+    for place, stem in stems.items():
+        cache = place / f"{stem}{mark}.npy"
         try:
+            place.mkdir(parents=True, exist_ok=True)
             with replacing(cache) as part:
                 read_all(paths, img_size, part)
         except OSError as error:
-            raise UserError(f"{error.filename or cache} cannot be read or written: {error.strerror}") from None
-    sweep(cache, stem)
-    return cache
+            if place != elsewhere:
+                print(f"{place} cannot be written ({error.strerror}): reading the frames into {elsewhere}", flush=True)
+                continue
+            raise UserError(f"{error.filename or cache} cannot be written: {error.strerror}; name a folder for the "
+                            f"{math.prod(shape) / 1e6:,.0f} MB of frames with --cache_dir") from None
+        sweep(cache, stem)
+        return cache
 
 
 def digest(cache):
@@ -202,10 +228,19 @@ def batches(cache, batch_size, seq_len, every_nth, seed, start=0, rows=None, win
 
 
 def fingerprint(paths):
-    """16 hexadecimal digits that change when the name, size or time of change of one of `paths` does."""
+    """16 hexadecimal digits that change when the name, size or time of change of one of `paths` does.
+
+    Raises:
+        UserError: one is not a regular file, or is larger than an image may be.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
-        stat = os.stat(path)
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}; put the frame there or remove it") from None
+        if not S_ISREG(stat.st_mode) or stat.st_size > LARGEST:
+            raise UserError(f"{path} is no regular file of at most {LARGEST >> 20} MiB, as a frame is; remove it")
         digest.update(f"{path.name}/{stat.st_size}/{stat.st_mtime_ns}/".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -233,6 +268,8 @@ def sweep(cache, stem):
 def read_all(paths, img_size, part):
     """Read the images at `paths` into the new .npy file `part`, [len(paths), img_size, img_size, 3]."""
     shape = (len(paths), img_size, img_size, 3)
+    if shutil.disk_usage(part.parent).free < math.prod(shape):  # rather than find out at the end
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part.parent)
     size = decode(paths[0]).shape
     writing = threading.Lock()
     with open(part, "wb") as file, ThreadPoolExecutor(THREADS) as threads:
@@ -261,29 +298,48 @@ def read_all(paths, img_size, part):
 
 
 def decode(path):
-    """The image at `path`, uint8 BGR [H, W, 3].
+    """The image at `path`, the way up that it says, uint8 BGR [H, W, 3].
 
     Raises:
-        UserError: the file is empty, cut short or damaged, is neither PNG nor JPEG, or would lose something as 8-bit
-            RGB.
+        UserError: the file is empty, cut short or damaged, is animated, is neither PNG, JPEG nor WebP, or would lose
+            something as 8-bit RGB. Bytes after the image's end do not matter.
     """
-    with open(path, "rb", buffering=0) as file:
-        data = file.read()
-    png, jpeg = data.startswith(b"\x89PNG"), data.startswith(b"\xff\xd8")
-    if data and not png and not jpeg:
-        raise UserError(f"{path} is neither PNG nor JPEG, whatever its name; convert or remove it")
-    # Of a JPEG cut short OpenCV makes up the rest, and prints about that of a PNG: look for the end mark first.
-    image = None
-    if data.endswith(b"IEND\xaeB`\x82") if png else data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        # A JPEG is opaque, 8-bit, and may say which way is up; a PNG may be anything.
-        flags = cv2.IMREAD_UNCHANGED if png else cv2.IMREAD_COLOR
-        with suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    jpeg, png = data.startswith(b"\xff\xd8"), data.startswith(b"\x89PNG")
+    if data and not jpeg and not png and data[:4] + data[8:12] != b"RIFFWEBP":
+        raise UserError(f"{path} is neither PNG, JPEG nor WebP, whatever its name; convert or remove it")
+    image, turn, parts = None, 1, chunks(data) if png else ()
+    if b"eXIf" in parts or b"acTL" in parts or data[12:16] == b"VP8X" or (jpeg and b"Exif" in data[:2**16]):
+        with suppress(Exception), Image.open(io.BytesIO(data)) as opened:  # of damaged ones it raises many kinds
+            turn = opened.getexif().get(0x112, 1) if jpeg or getattr(opened, "n_frames", 1) == 1 else None
+    if turn is None:
+        raise UserError(f"{path} is animated; take it apart with --mode prepare --video, or remove it")
+    try:
+        if jpeg:  # of which OpenCV would make up what is missing
+            image = simplejpeg.decode_jpeg(data, "BGR", strict=True)
+        elif b"IEND" in parts if png else len(data) >= 8 + int.from_bytes(data[4:8], "little"):  # or OpenCV prints
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, ValueError) as error:
+        if re.search(r": \d extraneous bytes", str(error)):  # some cameras write such
+            image = simplejpeg.decode_jpeg(data, "BGR", strict=False)
     if image is None:
         raise UserError(f"{path} is empty, cut short or damaged; make or copy it again, or remove it")
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return image
-    return lossless(image, path)
+    image = turned(lossless(image, path), *TURNS.get(turn, (False, False, False)))
+    return np.ascontiguousarray(image)
+
+
+def chunks(png):
+    """The names of the chunks of a PNG file that are there whole."""
+    names, end = set(), 8
+    while end + 12 <= len(png):
+        name, end = png[end + 4:end + 8], end + 12 + int.from_bytes(png[end:end + 4])
+        if end <= len(png):
+            names.add(name)
+    return names
 
 
 def lossless(image, path):
@@ -294,6 +350,8 @@ def lossless(image, path):
         image = (image // 257).astype(np.uint8)
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.shape[2] == 3:
+        return image
     if image.shape[2] == 4 and (image[..., 3] < 255).any():
         raise UserError(f"{path} is transparent in places; save the frames without an alpha channel")
     return np.ascontiguousarray(image[..., :3])

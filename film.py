@@ -94,8 +94,12 @@ class Film:
 
     def look(self, frame, stream):
         """Note how pictures are shown that are like this frame."""
-        turn = frame.side_data.get("DISPLAYMATRIX")
-        right_x, right_y, _, down_x, down_y = np.frombuffer(turn, np.int32)[:5] if turn else (1, 0, 0, 0, 1)
+        try:
+            turn = frame.side_data.get("DISPLAYMATRIX")
+            right_x, right_y, _, down_x, down_y = np.frombuffer(turn, np.int32)[:5] if turn else (1, 0, 0, 0, 1)
+        except ValueError:  # beside it is something that PyAV has no name for, such as the EXIF of a TIFF
+            down_x, right_x = np.sin(np.radians(frame.rotation)), np.cos(np.radians(frame.rotation))
+            right_y, down_y = -down_x, right_x
         across = abs(right_y) > abs(right_x)  # it lies on its side
         self.turn = across, (down_x if across else right_x) < 0, (right_y if across else down_y) < 0
         aspect = float(stream.sample_aspect_ratio or 1)

@@ -23,7 +23,7 @@ from files import UserError, check_folder, guard_streams
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
-def train(preset=None, resume=None, **values):
+def train(preset=None, resume=None, cache_dir=None, **values):
     """Train on the frames in --data_dir; without that flag, simulate some where there are none."""
     if resume == "":
         raise UserError("--resume needs the folder of a run; start a new one without it")
@@ -44,7 +44,7 @@ def train(preset=None, resume=None, **values):
         print(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp",
               flush=True)
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
-    frames = data.load(config.data_dir, config.img_size)
+    frames = data.load(config.data_dir, config.img_size, cache_dir)
     footage, fps = data.digest(frames), float(data.record(config.data_dir).get("fps") or config.fps)
     if run and config.footage not in ("", footage) and "data_dir" not in values:
         raise UserError(f"the frames in {config.data_dir} are not those that {run} was trained on; bring those back, "
@@ -106,8 +106,13 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
     video.write((tile(frames, rows) for frames in frames), out, fps, count, scale)
 
 
+<<<<<<< HEAD
 def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite=False):
     """Measure how close generated frames come to the footage, and for how long."""
+=======
+def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_000_000, overwrite=False):
+    """Measure how real the lamp is, and how long it stays so."""
+>>>>>>> d7c99b1 (data: take whole frames only, in the order people count in)
     if steps < 1:
         raise UserError(f"--steps must be at least 1, not {steps}")
     Config(seed=seed)
@@ -115,8 +120,13 @@ def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite
     import data
 
     prefix = checkpoints.find_weights(weights)
+<<<<<<< HEAD
     frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size)
     print(f"evaluating {prefix} on {data_dir}", flush=True)
+=======
+    frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size, cache_dir)
+    print(f"evaluating {prefix} beside {data_dir}", flush=True)
+>>>>>>> d7c99b1 (data: take whole frames only, in the order people count in)
     with hushed():
         import evaluate
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
@@ -257,6 +267,8 @@ def build_parser():
     parser.flag(training, "preset", "start from the hyper-parameters of the original model; flags given beside it win",
                 choices=PRESETS)
     parser.flag(training, "resume", "go on with a run, exactly where it stopped", metavar="RUN")
+    parser.flag(training, "cache_dir", "folder for the array that frames are read into; without it beside --data_dir, "
+                "or, where that cannot be written, the user's folder for caches", metavar="PATH")
     groups = {}
     for f in dataclasses.fields(Config):
         if not f.metadata["flag"]:

@@ -2,14 +2,17 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import data
 from files import UserError
@@ -43,15 +46,15 @@ def take(n, *args, **options):
 
 
 def test_images_are_listed_in_the_order_of_names_without_hidden_and_other_files(tmp_path):
-    for name in ("b.PNG", "a.jpg", "c.Jpeg", ".hidden.png", ".image.part", "notes.txt", "frames.json"):
+    for name in ("b.PNG", "a.jpg", "c.Jpeg", "d.webp", ".hidden.png", ".image.part", "notes.txt", "frames.json"):
         (tmp_path / name).touch()
-    assert [path.name for path in data.images(tmp_path)] == ["a.jpg", "b.PNG", "c.Jpeg"]
+    assert [path.name for path in data.images(tmp_path)] == ["a.jpg", "b.PNG", "c.Jpeg", "d.webp"]
 
 
 def test_a_missing_or_empty_folder_holds_no_images(tmp_path):
     assert data.images(tmp_path) == data.images(tmp_path / "missing") == []
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="holds no PNG or JPEG"):
+        with pytest.raises(UserError, match="holds no PNG, JPEG or WebP"):
             data.load(folder, 16)
 
 
@@ -165,6 +168,121 @@ def test_frames_still_being_written_are_refused(tmp_path):
     assert data.count(data.load(folder, 16)) == 2
 
 
+# --- what a folder may hold
+
+
+def test_frames_are_in_the_order_people_count_in(tmp_path, capsys):
+    for i in (1, 2, 3, 9, 10, 11, 20, 100):
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"frame{i}.png")
+    Image.new("RGB", (8, 8), (15, 15, 15)).save(tmp_path / "frame012.PNG")
+    cache = data.load(tmp_path, 8, tmp_path / "cache")
+    assert np.load(cache)[:, 0, 0, 0].tolist() == [1, 2, 3, 9, 10, 11, 15, 20, 100]
+    assert "9 frames, frame1.png to frame100.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["frame\udce9.png", "two\nlines.png", "[a] b.png", "f" * 251 + ".png"])
+def test_names_of_frames_may_hold_anything(tmp_path, name):
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "frame.png")
+    (tmp_path / "frame.png").rename(tmp_path / name)
+    np.testing.assert_array_equal(np.load(data.load(tmp_path, 16, tmp_path / "cache")), pictures(1))
+
+
+@pytest.mark.parametrize("kind", ["dangling", "loop", "fifo", "device", "sparse", "folder"])
+def test_only_regular_files_are_frames(tmp_path, kind):
+    folder = folder_of(tmp_path, pictures(3))
+    path = folder / "image0000002.png"
+    path.unlink()
+    if kind in ("dangling", "loop", "device"):
+        path.symlink_to({"dangling": "missing.png", "loop": path.name, "device": "/dev/zero"}[kind])
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with open(path, "wb") as file:
+            file.truncate(30 * 10**9)
+    with pytest.raises(UserError, match=r"image0000002\.png (cannot be read|is no regular file)"):
+        data.load(folder, 16)
+
+
+def test_a_link_to_a_frame_is_one(tmp_path):
+    folder = folder_of(tmp_path, pictures(2))
+    (folder / "image0000002.png").rename(tmp_path / "elsewhere.png")
+    (folder / "image0000002.png").symlink_to(tmp_path / "elsewhere.png")
+    np.testing.assert_array_equal(np.load(data.load(folder, 16)), pictures(2))
+
+
+# --- where the cache lies
+
+
+@contextmanager
+def unprivileged():
+    """As somebody who may not do everything."""
+    mine = os.geteuid()
+    if mine == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(mine)
+
+
+@pytest.fixture
+def public():
+    """A folder that also others than its owner may see; only the owner may write there."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_a_folder_that_cannot_be_read_is_named(public):
+    folder = folder_of(public, pictures(1))
+    folder.chmod(0)
+    with unprivileged(), pytest.raises(UserError, match=r"the folder .*frames cannot be read: Permission denied"):
+        data.images(folder)
+    folder.chmod(0o755)
+    (folder / "image0000001.png").chmod(0)
+    with unprivileged(), pytest.raises(UserError, match=r"image0000001\.png cannot be read: Permission denied"):
+        data.load(folder, 16)
+
+
+@pytest.mark.parametrize("why", ["not allowed", "full"])
+def test_where_the_cache_cannot_lie_beside_its_folder_it_lies_with_the_users(public, monkeypatch, capsys, why):
+    folder, home = folder_of(public, pictures(2)), public / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    if why == "not allowed":
+        public.chmod(0o555)
+    else:
+        usage, full = shutil.disk_usage, shutil.disk_usage("/")._replace(free=100)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: full if place == public else usage(place))
+    with unprivileged() if why == "not allowed" else nullcontext():
+        cache = data.load(folder, 16)
+        assert cache.parent == home / "duralava"
+        assert f"reading the frames into {home / 'duralava'}" in capsys.readouterr().out
+        assert data.load(folder, 16) == cache  # found again, without a word
+        assert "reading" not in capsys.readouterr().out
+    assert sorted(path.name for path in public.iterdir()) == ["frames", "home"]
+    np.testing.assert_array_equal(np.load(cache), pictures(2))
+
+
+def test_a_place_for_the_cache_can_be_named(tmp_path):
+    one, other = folder_of(tmp_path, pictures(2)), tmp_path / "other" / "frames"
+    shutil.copytree(one, other)
+    caches = [data.load(folder, 16, tmp_path / "caches" / "here") for folder in (one, other)]
+    assert len(set(caches)) == 2 and all(cache.exists() and cache.parent.name == "here" for cache in caches)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file cannot be written: .*--cache_dir"):
+        data.load(one, 16, tmp_path / "file")
+
+
+def test_the_cache_of_a_folder_with_a_long_name_lies_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    folder = folder_of(tmp_path, pictures(2)).rename(tmp_path / ("f" * 255))
+    assert data.load(folder, 16).parent == tmp_path / "caches" / "duralava"
+
+
 # --- formats
 
 
@@ -217,7 +335,7 @@ def test_mixed_sizes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0, 0.0005, 0.01, 0.3, 0.5, 0.9, 0.99, 0.9995])
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_a_file_cut_short_is_refused_without_noise(tmp_path, capfd, suffix, share):
     folder = folder_of(tmp_path, pictures(3, 64, 64), suffix)
     path = data.images(folder)[1]
@@ -237,7 +355,63 @@ def test_a_damaged_png_and_a_file_of_another_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"image0000002\.png is empty, cut short or damaged"):
         data.load(folder, 16)
     path.write_bytes(b"GIF89a" + bytes(100))
-    with pytest.raises(UserError, match=r"image0000002\.png is neither PNG nor JPEG"):
+    with pytest.raises(UserError, match=r"image0000002\.png is neither PNG, JPEG nor WebP"):
+        data.load(folder, 16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_bytes_after_the_end_of_an_image_do_not_matter(tmp_path, suffix):
+    folder = folder_of(tmp_path, pictures(1, 32, 32), suffix)
+    before = np.load(data.load(folder, 32))
+    path = data.images(folder)[0]
+    for more in (b"\n", b"\0" * 1000, b"trailer of a phone" * 99):
+        path.write_bytes(path.read_bytes() + more)
+        np.testing.assert_array_equal(np.load(data.load(folder, 32)), before)
+
+
+@pytest.mark.parametrize("options", [{}, dict(progressive=True), dict(subsampling=0), dict(restart_marker_rows=1)])
+@pytest.mark.parametrize("filler", [b"", b"\0" * 500])
+def test_a_jpeg_with_a_hole_is_refused_though_its_end_is_there(tmp_path, options, filler):
+    folder = folder_of(tmp_path, pictures(3, 64, 64), ".jpg", **options)
+    path = data.images(folder)[1]
+    content = path.read_bytes()
+    scan = content.rfind(b"\xff\xda")  # the last: without it a progressive JPEG is whole, but coarse
+    path.write_bytes(content[:(scan + len(content)) // 2] + filler + b"\xff\xd9")
+    with pytest.raises(UserError, match=r"image0000002\.jpg is empty, cut short or damaged"):
+        data.load(folder, 64)
+
+
+def test_a_jpeg_with_a_few_bytes_too_many_before_its_end_is_whole(tmp_path):
+    folder = folder_of(tmp_path, pictures(1, 32, 32), ".jpg")
+    before = np.load(data.load(folder, 32))
+    path = data.images(folder)[0]
+    path.write_bytes(path.read_bytes()[:-2] + bytes(3) + b"\xff\xd9")
+    np.testing.assert_array_equal(np.load(data.load(folder, 32)), before)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 99])
+def test_images_are_the_way_up_that_they_say(tmp_path, suffix, orientation):
+    image = Image.fromarray(cv2.resize(pictures(1, 4, 4)[0], (32, 32), interpolation=cv2.INTER_CUBIC))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    options = dict(lossless=True) if suffix == ".webp" else dict(quality=95) if suffix == ".jpg" else {}
+    folder = saved(tmp_path, image, f"image1{suffix}", exif=exif, **options)
+    wanted = ImageOps.exif_transpose(Image.open(folder / f"image1{suffix}")).convert("RGB")
+    np.testing.assert_allclose(np.load(data.load(folder, 32))[0], np.asarray(wanted), atol=2)
+
+
+def test_webp_is_read(tmp_path):
+    frames = pictures(3)
+    np.testing.assert_array_equal(np.load(data.load(folder_of(tmp_path, frames, ".webp", lossless=True), 16)), frames)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_an_animated_image_among_frames_is_named(tmp_path, suffix):
+    folder = folder_of(tmp_path, pictures(2))
+    first, *others = (Image.fromarray(frame) for frame in pictures(4))
+    first.save(folder / f"image0000003{suffix}", save_all=True, append_images=others, duration=100)
+    with pytest.raises(UserError, match=rf"image0000003\{suffix} is animated; .*--mode prepare"):
         data.load(folder, 16)
 
 
