@@ -324,8 +324,9 @@ def decode(path):
         elif b"IEND" in parts if png else len(data) >= 8 + int.from_bytes(data[4:8], "little"):  # or OpenCV prints
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, ValueError) as error:
-        if re.search(r": \d extraneous bytes", str(error)):  # some cameras write such
-            image = simplejpeg.decode_jpeg(data, "BGR", strict=False)
+        if re.search(r": \d extraneous bytes before marker 0xd9", str(error)):  # the end; some cameras write such
+            with suppress(ValueError):
+                image = simplejpeg.decode_jpeg(data, "BGR", strict=False)
     if image is None:
         raise UserError(f"{path} is empty, cut short or damaged; make or copy it again, or remove it")
     image = turned(lossless(image, path), *TURNS.get(turn, (False, False, False)))

@@ -57,13 +57,14 @@ class Film:
         try:
             with open(os.open(self.path, os.O_RDONLY), "rb") as file, av.open(file, **options) as container:
                 stream = container.streams.best("video")
-                if stream is None:
+                if stream is None or stream.codec_context is None:
                     raise UserError(f"{self.path} is not a video, as it holds no pictures; name one")
                 stream.thread_type = "AUTO"
                 stream.codec_context.options = dict(err_detect="explode")  # no frame rather than half a one made up
                 yield container, stream
-        except av.FFmpegError as error:
-            raise UserError(f"{self.path} is not a video that ffmpeg can read ({error.strerror}); name one") from None
+        except (av.FFmpegError, LookupError, ArithmeticError, ValueError, MemoryError) as error:  # PyAV raises them all
+            reason = getattr(error, "strerror", None) or "it is damaged, or of a kind without pictures"
+            raise UserError(f"{self.path} is not a video that ffmpeg can read ({reason}); name one") from None
 
     def shots(self):
         """Yield (seconds since the first, frame) for every whole frame, in the order in which they are shown."""
@@ -89,7 +90,8 @@ class Film:
         if self.steady and self.start is not None and len(times) > 1 and np.mean(np.diff(times) < 0) < 0.01:
             missing = np.rint(np.diff(np.maximum.accumulate(times)) * self.rate).astype(int) - 1
             damaged = {0: damaged[0]} | dict(enumerate(missing.tolist(), 1)) | {len(times): damaged[len(times)]}
-        self.lost += [[round(times[max(n - 1, 0)] - times[0], 2), lost] for n, lost in damaged.items() if lost > 0]
+        self.lost += [[round(times[max(n - 1, 0)] - times[0], 2), lost]
+                      for n, lost in damaged.items() if times and lost > 0]
         self.lost += [[None, self.missing]] * (self.missing > 0)
 
     def look(self, frame, stream):

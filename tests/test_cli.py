@@ -51,7 +51,7 @@ def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path)
     (["--mode=video"], "logs holds no trained weights; train some first with: python learn.py"),
     (["--mode=video", "--weights=logs/none/weights.3"], "logs/none/weights.3"),
     (["--mode=video", "--out=lamp.gif", "--fps=60"], "--fps 60: a .gif shows at most 50"),
-    (["--data_dir=typo"], "typo holds no PNG or JPEG images; name the folder that does"),
+    (["--data_dir=typo"], "typo holds no PNG, JPEG or WebP images; name the folder that does"),
     (["--resume=logs/none"], "there is no run logs/none"),
 ])
 def test_errors_are_one_sentence_and_exit_with_2(tmp_path, flags, complaint):

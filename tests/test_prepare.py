@@ -94,7 +94,8 @@ def test_shrinking_averages(tmp_path):
     assert np.abs(data.fit(checks, (0, 0, 16, 16), 8).astype(int) - 100).max() <= 1
 
 
-@pytest.mark.parametrize("content", [b"", b"no video " * 1000])
+@pytest.mark.parametrize("content", [b"", b"no video " * 1000, b"\x89PNG\r\n\x1a\n" + bytes(999),
+                                     b"\0\0\1\xba" + bytes(99) + b"\0\0\1\xe0" * 99])
 def test_what_is_not_a_video_is_refused_without_noise(tmp_path, capfd, content):
     path = tmp_path / "lamp.mp4"
     path.write_bytes(content)
@@ -102,6 +103,15 @@ def test_what_is_not_a_video_is_refused_without_noise(tmp_path, capfd, content):
         prepare.prepare(path, tmp_path / "frames", 16)
     assert capfd.readouterr().err == ""
     assert not (tmp_path / "frames").exists()
+
+
+def test_a_film_without_one_whole_frame_is_refused(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "lamp.png")
+    content = bytearray((tmp_path / "lamp.png").read_bytes())
+    content[200:5000] = bytes(4800)
+    (tmp_path / "lamp.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"lamp\.png is not a video"):
+        prepare.prepare(tmp_path / "lamp.png", tmp_path / "frames", 16)
 
 
 def test_a_missing_video_and_a_folder_are_refused(tmp_path):
