@@ -106,13 +106,8 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
     video.write((tile(frames, rows) for frames in frames), out, fps, count, scale)
 
 
-<<<<<<< HEAD
-def evaluate(weights=None, data_dir="frames", seed=0, steps=1_000_000, overwrite=False):
-    """Measure how close generated frames come to the footage, and for how long."""
-=======
 def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_000_000, overwrite=False):
-    """Measure how real the lamp is, and how long it stays so."""
->>>>>>> d7c99b1 (data: take whole frames only, in the order people count in)
+    """Measure how close generated frames come to the footage, and for how long."""
     if steps < 1:
         raise UserError(f"--steps must be at least 1, not {steps}")
     Config(seed=seed)
@@ -120,13 +115,8 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
     import data
 
     prefix = checkpoints.find_weights(weights)
-<<<<<<< HEAD
-    frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size)
-    print(f"evaluating {prefix} on {data_dir}", flush=True)
-=======
     frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size, cache_dir)
-    print(f"evaluating {prefix} beside {data_dir}", flush=True)
->>>>>>> d7c99b1 (data: take whole frames only, in the order people count in)
+    print(f"evaluating {prefix} on {data_dir}", flush=True)
     with hushed():
         import evaluate
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
