@@ -40,7 +40,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
         raise UserError(f"{config.data_dir} holds none of the frames that {run} was trained on; name their folder with "
                         "--data_dir")
     # Only where nobody named a folder: frames for a misspelt name would be the wrong ones, in the wrong place.
-    if interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir)):
+    if not run and (interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir))):
         print(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp",
               flush=True)
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
