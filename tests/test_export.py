@@ -1,9 +1,11 @@
-"""A lamp given away: what --mode export writes, and the page that plays it, in a real browser."""
+"""What --mode export writes, and the page that plays it, in a real browser."""
 
 import base64
+import contextlib
 import http.server
 import io
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -17,10 +19,10 @@ from PIL import Image
 
 import export
 from files import UserError
-from helpers import ROOT, learn
+from helpers import PATIENCE, ROOT, learn, until
 from sample import Sampler
 
-EVERY_NTH = 2  # of the small lamp
+EVERY_NTH = 2  # of the run
 
 
 @pytest.fixture(scope="session")
@@ -33,29 +35,36 @@ def built():
 
 @pytest.fixture(scope="session")
 def page(built, run, tmp_path_factory):
-    """The folder of an exported lamp."""
+    """The folder of an exported model."""
     folder = tmp_path_factory.mktemp("exported")
-    done = learn(folder, "--mode=export", "--weights", run, "--out=lamp")
+    done = learn(folder, "--mode=export", "--weights", run, "--out=page")
     assert (done.returncode, done.stderr) == (0, "")
     assert "http.server" in done.stdout
-    return folder / "lamp"
+    return folder / "page"
 
 
-def test_onnx_draws_the_same_lamp(page, run):
-    config = json.loads((page / "lamp.json").read_text())
+def test_onnx_computes_the_same(page, run):
+    config = json.loads((page / "model.json").read_text())
     sessions = {name: onnxruntime.InferenceSession(page / f"{name}.onnx") for name in ("transition", "generator")}
-    lamps = Sampler(run / "weights.10", n=2, seed=4)
-    start, memory = (part.numpy() for part in lamps.initial_state())
-    normal = lamps.normals()
+    sampler = Sampler(run / "weights.10", n=2, seed=4)
+    start, memory = (part.numpy() for part in sampler.initial_state())
+    normal = sampler.normals()
     end, _ = sessions["transition"].run(None, dict(normal=normal, latent=start, memory=memory))
     share = np.arange(config["every_nth"], dtype=np.float32) / config["every_nth"]
     [frames] = sessions["generator"].run(["frames"], dict(start=start, end=end, share=share))
     assert (frames.shape, frames.dtype) == ((EVERY_NTH, 2, 16, 16, 4), np.uint8)
     assert (frames[..., 3] == 255).all()
-    following = lamps.step(normal, (start, memory))[0].numpy()
+    following = sampler.step(normal, (start, memory))[0].numpy()
     np.testing.assert_allclose(end, following, atol=1e-5)
-    drawn = lamps.decode(np.stack([start, following], axis=1))
+    drawn = sampler.decode(np.stack([start, following], axis=1))
     assert np.abs(frames[..., :3].astype(int) - drawn).max() <= 1
+
+
+def test_export_needs_tensorflow(run, tmp_path):
+    done = learn(tmp_path, "--mode=export", "--weights", run, env=os.environ | dict(KERAS_BACKEND="jax"))
+    assert done.returncode == 2
+    assert done.stderr == ("learn.py: --mode export needs TensorFlow; run it with KERAS_BACKEND=tensorflow, which "
+                           "reads the same weights\n")
 
 
 def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
@@ -73,13 +82,13 @@ def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
     export.export(run / "weights.10", tmp_path / "out")
     export.export(run / "weights.10", tmp_path / "out")  # again, over what it wrote
     assert {file.name for file in (tmp_path / "out").iterdir()} == \
-        {"index.html", "lamp.json", "transition.onnx", "generator.onnx"}
+        {"index.html", "model.json", "transition.onnx", "generator.onnx"}
 
 
-def test_a_lamp_that_differs_is_not_exported(run, tmp_path, monkeypatch):
+def test_a_model_that_differs_is_not_exported(run, tmp_path, monkeypatch):
     (tmp_path / "index.html").touch()
     monkeypatch.setattr(export, "PAGE", tmp_path)
-    monkeypatch.setattr(export, "TOLERANCE", 0)
+    monkeypatch.setattr(export, "LATENT_TOLERANCE", 0)
     with pytest.raises(UserError, match="differs"):
         export.export(run / "weights.10", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -87,7 +96,7 @@ def test_a_lamp_that_differs_is_not_exported(run, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def address(page):
-    """Where a web server without any settings serves the lamp."""
+    """Where a web server without any settings serves the page."""
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
@@ -114,11 +123,12 @@ def chromium():
 
 @pytest.fixture
 def tab(chromium, address):
-    """A function that opens the lamp at an address; afterwards no request has left, and nothing has gone wrong."""
+    """A function that opens the page; afterwards no request went elsewhere, and there were no errors."""
     requests, errors, contexts = [], [], []
 
     def opened(query="", **options):
         context = chromium.new_context(viewport=dict(width=800, height=600), **options)
+        context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         context.on("request", lambda request: requests.append(request.url))
         tab = context.new_page()
@@ -135,14 +145,24 @@ def tab(chromium, address):
 
 
 def picture(tab):
-    """What the lamp's canvas holds, uint8 RGB [H, W, 3], once it holds something."""
-    for _ in range(500):
-        url = tab.evaluate("document.getElementById('lamp').toDataURL()")
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
-        if pixels.any():
-            return pixels
-        tab.wait_for_timeout(20)
-    raise AssertionError("the lamp stays dark")
+    """What the canvas holds, uint8 RGB [H, W, 3], once it holds something."""
+    def read():
+        url = tab.evaluate("document.getElementById('video').toDataURL()")
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+
+    until(lambda: read().any())
+    return read()
+
+
+def assert_moves(page):
+    before = picture(page)
+    until(lambda: (picture(page) != before).any())
+
+
+def assert_rests(page):
+    before = picture(page)
+    page.wait_for_timeout(500)
+    assert (picture(page) == before).all()
 
 
 FRAMES = """([seed, count, n, steps]) => new Promise((resolve, reject) => {
@@ -160,29 +180,24 @@ FRAMES = """([seed, count, n, steps]) => new Promise((resolve, reject) => {
 def test_the_browser_draws_the_frames_that_python_draws(tab, run):
     frames = np.array(tab().evaluate(FRAMES, [7, 2, EVERY_NTH, 50]), np.uint8)
     frames = frames.reshape(50 * EVERY_NTH, 2, 16, 16, 4)[..., :3].astype(int)
-    lamps = Sampler(run / "weights.10", n=2, seed=7).frames()
-    expected = np.stack([next(lamps) for _ in range(50 * EVERY_NTH)])
+    frames_of_python = Sampler(run / "weights.10", n=2, seed=7).frames()
+    expected = np.stack([next(frames_of_python) for _ in range(50 * EVERY_NTH)])
     assert np.ptp(expected, axis=0).max() > 20, "it moves"
     assert np.abs(frames - expected).max() <= 2
 
 
-def test_the_lamp_moves_until_it_is_paused(tab):
-    lamp = tab("?seed=1")
-    before = picture(lamp)
-    lamp.wait_for_timeout(500)
-    assert (picture(lamp) != before).any()
-    lamp.keyboard.press(" ")
-    assert lamp.locator("#note").inner_text() == "paused"
-    lamp.wait_for_timeout(200)
-    paused = picture(lamp)
-    lamp.wait_for_timeout(500)
-    assert (picture(lamp) == paused).all()
-    lamp.keyboard.press(" ")
-    lamp.wait_for_timeout(500)
-    assert (picture(lamp) != paused).any()
+def test_the_video_moves_until_it_is_paused(tab):
+    page = tab("?seed=1")
+    assert_moves(page)
+    page.keyboard.press(" ")
+    assert page.locator("#note").inner_text() == "paused"
+    page.wait_for_timeout(200)
+    assert_rests(page)
+    page.keyboard.press(" ")
+    assert_moves(page)
 
 
-def test_the_seed_in_the_address_is_the_lamp(tab):
+def test_the_seed_in_the_address_is_the_video(tab):
     still = dict(reduced_motion="reduce")
     first, again, other = (picture(tab(f"?seed={seed}", **still)) for seed in (5, 5, 6))
     assert (first == again).all()
@@ -190,63 +205,61 @@ def test_the_seed_in_the_address_is_the_lamp(tab):
 
 
 def test_reduced_motion_is_honoured_until_asked_otherwise(tab):
-    lamp = tab("?seed=5", reduced_motion="reduce")
-    before = picture(lamp)
-    lamp.wait_for_timeout(500)
-    assert (picture(lamp) == before).all()
-    assert "little motion" in lamp.locator("#note").inner_text()
-    lamp.mouse.move(400, 300)  # shows the bar
-    lamp.get_by_label("Play").click()
-    lamp.wait_for_timeout(500)
-    assert (picture(lamp) != before).any()
+    page = tab("?seed=5", reduced_motion="reduce")
+    assert_rests(page)
+    assert "little motion" in page.locator("#note").inner_text()
+    page.mouse.move(400, 300)  # shows the bar
+    page.get_by_label("Play").click()
+    assert_moves(page)
 
 
-def test_a_new_lamp_gets_an_address_of_its_own(tab):
-    lamp = tab()
-    picture(lamp)
-    before = lamp.url
+def test_a_new_video_gets_an_address_of_its_own(tab):
+    page = tab()
+    picture(page)
+    before = page.url
     assert "seed=" in before
-    lamp.keyboard.press("n")
-    lamp.wait_for_url(lambda url: "seed=" in url and url != before)
-    assert lamp.url.rpartition("=")[2] in lamp.locator("#note").inner_text()
+    page.keyboard.press("n")
+    page.wait_for_url(lambda url: "seed=" in url and url != before)
+    assert page.url.rpartition("=")[2] in page.locator("#note").inner_text()
 
 
-def test_a_wall_fills_the_window(tab):
-    lamp = tab("?seed=2", reduced_motion="reduce")
-    picture(lamp)
-    lamp.keyboard.press("w")
-    lamp.wait_for_function("document.getElementById('lamp').clientWidth === 800")
-    assert "n=12" in lamp.url
-    box = lamp.locator("#lamp").bounding_box()
+def test_a_grid_fills_the_window(tab):
+    page = tab("?seed=2", reduced_motion="reduce")
+    picture(page)
+    page.keyboard.press("g")
+    page.wait_for_function("document.getElementById('video').clientWidth === 800")
+    assert "videos=12" in page.url
+    box = page.locator("#video").bounding_box()
     assert (box["width"], box["height"]) == (800, 600)  # three rows of four
-    tiles = picture(lamp).reshape(3, 64, 4, 64, 3).swapaxes(1, 2).reshape(12, -1)
+    tiles = picture(page).reshape(3, 64, 4, 64, 3).swapaxes(1, 2).reshape(12, -1)
     assert len(np.unique(tiles, axis=0)) == 12
-    lamp.keyboard.press("w")
-    lamp.wait_for_function("document.getElementById('lamp').clientWidth === 600")
-    assert "lamps" not in lamp.url
+    page.keyboard.press("g")
+    page.wait_for_function("document.getElementById('video').clientWidth === 600")
+    assert "videos" not in page.url
 
 
-def test_a_wall_in_the_address_has_its_limit(tab):
-    lamp = tab("?seed=2&n=999999999", reduced_motion="reduce")
-    assert picture(lamp).shape[0] * picture(lamp).shape[1] == 24 * 64 * 64
-    assert "n=24" in lamp.url
+def test_a_grid_in_the_address_has_its_limit(tab):
+    page = tab("?seed=2&videos=999999999", reduced_motion="reduce")
+    assert picture(page).shape[0] * picture(page).shape[1] == 24 * 64 * 64
+    assert "videos=24" in page.url
 
 
 def test_touch_finds_every_control(tab):
-    lamp = tab("?seed=2", has_touch=True, is_mobile=True)
-    picture(lamp)
-    lamp.touchscreen.tap(400, 200)
-    for deed, told in {"faster": "1.25", "slower": "1.00", "pause": "paused"}.items():
-        lamp.locator(f"[data-do={deed}]").tap()
-        assert told in lamp.locator("#note").inner_text()
-    lamp.locator("[data-do=full]").tap()
-    lamp.wait_for_function("document.fullscreenElement")
+    page = tab("?seed=2", has_touch=True, is_mobile=True)
+    picture(page)
+    page.touchscreen.tap(400, 200)
+    for action, note in {"faster": "1.25", "slower": "1.00", "pause": "paused"}.items():
+        page.locator(f"[data-do={action}]").tap()
+        assert note in page.locator("#note").inner_text()
+    page.locator("[data-do=full]").tap()
+    page.wait_for_function("document.fullscreenElement")
 
 
 @pytest.fixture
 def note(chromium):
     """A function that opens an address, after a script, and waits until the page says some words."""
     context = chromium.new_context()
+    context.set_default_timeout(1000 * PATIENCE)
 
     def found(address, words, script=""):
         tab = context.new_page()
@@ -266,7 +279,7 @@ def test_a_page_opened_from_a_file_says_how_to_serve_it(note, page):
     note((page / "index.html").as_uri(), "python -m http.server")
 
 
-def test_a_lamp_that_is_not_whole_is_named(note, page, address):
+def test_a_missing_file_is_named(note, page, address):
     (page / "generator.onnx").rename(page / "away")
     try:
         note(address, "generator.onnx is missing")
@@ -275,19 +288,22 @@ def test_a_lamp_that_is_not_whole_is_named(note, page, address):
 
 
 def memory():
-    """Bytes that all of Chromium's processes take, shared pages counted once."""
-    total = 0
-    for process in Path("/proc").iterdir():
-        try:
-            if "chrom" in (process / "comm").read_text():
-                total += int((process / "smaps_rollup").read_text().split("Pss:")[1].split()[0]) * 1024
-        except (OSError, IndexError):
-            continue
+    """Bytes that the children of this process take, with theirs, shared pages counted once."""
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    family, total = {os.getpid()}, 0
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    for child in family - {os.getpid()}:
+        with contextlib.suppress(OSError, IndexError):  # it ended meanwhile
+            total += int(Path(f"/proc/{child}/smaps_rollup").read_text().split("Pss:")[1].split()[0]) * 1024
     return total
 
 
 def test_memory_stays_what_it_is(tab):
-    lamp = tab(reduced_motion="reduce")
+    page = tab(reduced_motion="reduce")
     play = """async ([steps]) => {
         const worker = window.tried ??= new Worker("worker.js", {type: "module"});
         const answered = () => new Promise((resolve) => (worker.onmessage = ({data}) => resolve(data)));
@@ -295,8 +311,8 @@ def test_memory_stays_what_it_is(tab):
         window.begun = true;
         for (let i = 0; i < steps; i++) { worker.postMessage({kind: "advance", n: 4}); await answered(); }
     }"""
-    lamp.evaluate(play, [500])
+    page.evaluate(play, [500])
     before = memory()
     assert before > 50e6
-    lamp.evaluate(play, [2500])  # 10,000 frames
+    page.evaluate(play, [2500])  # 10,000 frames
     assert memory() - before < 20e6

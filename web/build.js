@@ -1,4 +1,4 @@
-// Bundles the page into dist/, which `learn.py --mode export` puts beside a lamp.
+// Bundles the page into dist/, which `learn.py --mode export` puts beside a model.
 
 import { cp, mkdir, rm } from "node:fs/promises";
 import { build } from "esbuild";

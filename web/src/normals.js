@@ -1,4 +1,4 @@
-// Normal numbers that follow from a seed, the same ones as in rollout.py.
+// Normal numbers that follow from a seed, the same ones as in sample.py.
 
 const MASK = (1n << 64n) - 1n;
 const MULTIPLIERS = [0xd2e7470ee14c6c93n, 0xca5a826395121157n];
@@ -23,11 +23,11 @@ function philox(counter, key) {
 /**
  * Endless normal numbers, by the transform of Box and Muller (1958).
  * @param {number} seed
- * @param {number} lamp
+ * @param {number} video
  * @returns {Generator<number, never, void>}
  */
-export function* normals(seed, lamp) {
-  const key = [BigInt(seed), BigInt(lamp)];
+export function* normals(seed, video) {
+  const key = [BigInt(seed), BigInt(video)];
   for (let counter = 1n; ; counter++) {
     const words = philox(counter, key).map((word) => Number(word >> 11n) / 2 ** 53);
     for (let i = 0; i < 4; i += 2) {

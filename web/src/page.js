@@ -1,43 +1,43 @@
 // The page: asks the worker for frames ahead of time, shows each when its time has come, and listens to its viewer.
 
-/** @typedef {import("./worker.js").Wish} Wish */
+/** @typedef {import("./worker.js").Command} Command */
 /** @typedef {import("./worker.js").Answer} Answer */
 
-const WALL = 12; // lamps in a wall
+const GRID = 12; // videos in a grid
 const AHEAD = 3; // steps of frames made before they are shown
-const NOTE = 2500; // ms that a note stays
-const REST = 3000; // ms without a touch after which the bar fades
-const SMOOTH = 4; // pixels of the canvas to one of a frame, by a curve; from there the browser enlarges by lines
-const EDGE = 0.04; // of a frame, over which it fades into the room
-const DARK = 16; // of 255: what is darker is not the lamp, and the room shows in its place
-const GLOW = 500; // ms between two colours of the glow
+const NOTE = 2500; // ms that a note is shown
+const IDLE = 3000; // ms without input after which the bar is hidden
+const SMOOTH = 4; // pixels of the canvas to one of a frame; the browser enlarges further
+const EDGE = 0.04; // of a frame, over which it fades into the background
+const DARK = 16; // of 255: darker pixels are transparent
+const GLOW = 500; // ms between two updates of the background's colours
 
 /** @template {HTMLElement} T @param {string} id */
 const element = (id) => /** @type {T} */ (document.getElementById(id));
-const lamp = /** @type {HTMLCanvasElement} */ (element("lamp"));
+const canvas = /** @type {HTMLCanvasElement} */ (element("video"));
 const note = element("note");
 const bar = element("bar");
-const picture = /** @type {CanvasRenderingContext2D} */ (lamp.getContext("2d"));
-const small = new OffscreenCanvas(1, 1); // the lamps side by side, a pixel a pixel
+const picture = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+const small = new OffscreenCanvas(1, 1); // the videos side by side, at their own size
 const tiles = /** @type {OffscreenCanvasRenderingContext2D} */ (small.getContext("2d"));
 
 const address = new URLSearchParams(location.search);
 let seed = whole(address.get("seed")) ?? Math.floor(Math.random() * 1e6);
-let count = Math.min(whole(address.get("lamps")) || 1, 2 * WALL);
+let count = Math.min(whole(address.get("videos")) || 1, 2 * GRID);
 let speed = 1;
 let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
-let dense = 2; // frames to one of the footage; 1 where the machine does not keep up
-/** @type {import("./lamps.js").Config | undefined} */
+let dense = 2; // frames to one of the footage; 1 where the machine is too slow
+/** @type {import("./sample.js").Config | undefined} */
 let config;
 /** @type {{pixels: Uint8ClampedArray, n: number}[]} */
-let steps = []; // made and not yet over; the first is on
+let steps = []; // generated and not yet over; the first is shown
 let asked = 0; // steps not yet answered
-let place = 0; // where the film is in its first step, 0..1
-let shown = -1; // the frame of it on the screen
+let place = 0; // position in the first step, 0..1
+let shown = -1; // its frame on the screen
 let last = 0; // when the screen was last refreshed
-let lit = -GLOW; // when the glow last took its colour
+let lit = -GLOW; // when the background last took its colours
 let slow = 0; // steps in a row that took long
-let telling = 0; // the timer that ends a note
+let hiding = 0; // the timer that ends a note
 
 /** @param {string | null} text */
 function whole(text) {
@@ -47,8 +47,8 @@ function whole(text) {
 /** @param {string} text @param {number} [milliseconds] 0: for good */
 function tell(text, milliseconds = NOTE) {
   note.textContent = text;
-  clearTimeout(telling);
-  if (milliseconds) telling = setTimeout(() => (note.textContent = ""), milliseconds);
+  clearTimeout(hiding);
+  if (milliseconds) hiding = setTimeout(() => (note.textContent = ""), milliseconds);
 }
 
 /** @param {string} reason */
@@ -59,21 +59,21 @@ function fail(reason) {
   tell(reason, 0);
 }
 
-/** @param {Wish} wish */
-function ask(wish) {
-  if (wish.kind === "advance") asked += 1;
-  worker?.postMessage(wish);
+/** @param {Command} command */
+function ask(command) {
+  if (command.kind === "advance") asked += 1;
+  worker?.postMessage(command);
 }
 
-/** Let the page's address be that of these lamps. */
+/** Set the page's address to that of these videos. */
 function remember() {
   address.set("seed", String(seed));
-  if (count > 1) address.set("lamps", String(count));
-  else address.delete("lamps");
+  if (count > 1) address.set("videos", String(count));
+  else address.delete("videos");
   history.replaceState(null, "", `?${address}`);
 }
 
-/** Begin with `count` lamps of `seed`; what was made of others is dropped. */
+/** Begin with `count` videos of `seed`; frames of others are dropped. */
 function begin() {
   remember();
   config = undefined;
@@ -81,17 +81,17 @@ function begin() {
 }
 
 /** @param {MessageEvent<Answer>} message */
-function hear({ data }) {
-  if (data.kind === "failed") return fail(`The lamp cannot be lit: ${data.reason}.`);
+function receive({ data }) {
+  if (data.kind === "failed") return fail(`The model cannot be loaded: ${data.reason}.`);
   if (data.kind === "begun") {
     // Of what was asked before, all is answered by now.
     [config, steps, place, shown] = [data.config, [], 0, -1];
     resize();
   } else if (data.kind === "frames") {
     asked -= 1;
-    if (!config || data.pixels.length !== data.n * count * config.img_size ** 2 * 4) return; // of the wall before
+    if (!config || data.pixels.length !== data.n * count * config.img_size ** 2 * 4) return; // of the videos before
     steps.push(data);
-    // Half of the time for a step may go into making it: a phone wants to stay cool.
+    // At most half of the time is spent on generating, so that a phone does not get hot.
     const budget = (1000 * config.every_nth) / config.fps / speed;
     slow = data.milliseconds > budget / 2 ? slow + 1 : 0;
     if (slow > 5 && dense > 1) [dense, slow] = [1, 0];
@@ -125,23 +125,23 @@ function draw(frame) {
   const image = new ImageData(size, size);
   for (let i = 0; i < count; i++) {
     const at = (frame * count + i) * one;
-    shine(steps[0].pixels.subarray(at, at + one), image.data, size);
+    toAlpha(steps[0].pixels.subarray(at, at + one), image.data, size);
     tiles.putImageData(image, (i % columns) * size, Math.floor(i / columns) * size);
   }
-  picture.clearRect(0, 0, lamp.width, lamp.height);
-  picture.drawImage(small, 0, 0, lamp.width, lamp.height);
-  if (lit < 0 && !paused) tell(""); // it is warm
+  picture.clearRect(0, 0, canvas.width, canvas.height);
+  picture.drawImage(small, 0, 0, canvas.width, canvas.height);
+  if (lit < 0 && !paused) tell(""); // loaded
   if (last - lit > GLOW) glow(steps[0].pixels.subarray(frame * count * one, (frame + 1) * count * one));
   shown = frame;
 }
 
 /**
- * A frame as light in the room: where it is dark, the room shows, and its edge melts away.
+ * A frame as a transparent picture: opaque where it is bright, fading out at its edge.
  * @param {Uint8ClampedArray} from
  * @param {Uint8ClampedArray} to
  * @param {number} size
  */
-function shine(from, to, size) {
+function toAlpha(from, to, size) {
   const ramp = (/** @type {number} */ x) => Math.min(1, (Math.min(x, size - 1 - x) + 0.5) / (EDGE * size));
   const fade = Array.from({ length: size }, (_, x) => ramp(x));
   for (let y = 0, i = 0; y < size; y++)
@@ -153,7 +153,7 @@ function shine(from, to, size) {
 }
 
 /**
- * Let the room take the colours of the upper and the lower half of the first lamp.
+ * Set the colours of the background to those of the upper and the lower half of the first video.
  * @param {Uint8ClampedArray} pixels
  */
 function glow(pixels) {
@@ -166,7 +166,7 @@ function glow(pixels) {
   lit = last;
 }
 
-/** Let the wall fill the window as far as it can, in the window's own pixels. */
+/** Arrange the videos so that they fill the window as far as possible. */
 function resize() {
   if (!config) return;
   const { innerWidth: width, innerHeight: height } = window;
@@ -175,92 +175,92 @@ function resize() {
   const columns = wide.reduce((best, other) => (side(other) > side(best) ? other : best));
   const rows = count / columns;
   [small.width, small.height] = [columns * config.img_size, rows * config.img_size];
-  lamp.style.width = `${side(columns) * columns}px`;
-  lamp.style.height = `${side(columns) * rows}px`;
-  [lamp.width, lamp.height] = [SMOOTH * small.width, SMOOTH * small.height];
+  canvas.style.width = `${side(columns) * columns}px`;
+  canvas.style.height = `${side(columns) * rows}px`;
+  [canvas.width, canvas.height] = [SMOOTH * small.width, SMOOTH * small.height];
   picture.imageSmoothingQuality = "high";
   shown = -1;
 }
 
-const deeds = {
+const actions = {
   pause() {
     paused = !paused;
     label();
     tell(paused ? "paused" : "");
   },
-  slower: () => pace(0.8),
-  faster: () => pace(1.25),
-  renew() {
+  slower: () => changeSpeed(0.8),
+  faster: () => changeSpeed(1.25),
+  restart() {
     seed = Math.floor(Math.random() * 1e6);
     remember();
-    ask({ kind: "renew", seed });
-    tell(`lamp ${seed}; its address is this page's`);
+    ask({ kind: "restart", seed });
+    tell(`video ${seed}; this page's address leads to it`);
   },
-  wall() {
-    count = count > 1 ? 1 : WALL;
+  grid() {
+    count = count > 1 ? 1 : GRID;
     begin();
   },
   full() {
     if (document.fullscreenElement) document.exitFullscreen();
-    else document.documentElement.requestFullscreen?.().catch(() => tell("this browser knows no full screen"));
+    else document.documentElement.requestFullscreen?.().catch(() => tell("this browser has no full screen"));
   },
-  help: () => tell("space: pause, n: new lamp, + and −: speed, w: wall of lamps, f: full screen", 3 * NOTE),
+  help: () => tell("space: pause, n: new video, + and −: speed, g: grid of videos, f: full screen", 3 * NOTE),
 };
 
-/** Let the first button say what it does. */
+/** Label the first button by what it does. */
 function label() {
   const button = /** @type {HTMLElement} */ (bar.querySelector("[data-do=pause]"));
   [button.textContent, button.ariaLabel] = paused ? ["▶", "Play"] : ["❚❚", "Pause"];
 }
 
 /** @param {number} factor */
-function pace(factor) {
+function changeSpeed(factor) {
   speed = Math.min(Math.max(speed * factor, 0.1), 4);
   tell(`${speed.toFixed(2)} times as fast`);
 }
 
-/** @type {Record<string, keyof typeof deeds>} */
+/** @type {Record<string, keyof typeof actions>} */
 const KEYS = {
-  " ": "pause", n: "renew", "+": "faster", "=": "faster", "-": "slower", w: "wall", f: "full", h: "help", "?": "help",
+  " ": "pause", n: "restart", "+": "faster", "=": "faster", "-": "slower", g: "grid", f: "full", h: "help", "?": "help",
 };
 
-let resting = 0;
-/** Show the bar, until nothing happens for a while. */
+let idle = 0;
+/** Show the bar, until there is no input for IDLE ms. */
 function wake() {
   document.body.classList.remove("quiet");
-  clearTimeout(resting);
-  resting = setTimeout(() => !bar.matches(":focus-within, :hover") && document.body.classList.add("quiet"), REST);
+  clearTimeout(idle);
+  idle = setTimeout(() => !bar.matches(":focus-within, :hover") && document.body.classList.add("quiet"), IDLE);
 }
 
-/** The worker that makes the frames, or undefined where the browser cannot, which it then says. */
-function hire() {
+/** The worker that generates the frames; undefined where the browser has none, which a note then says. */
+function startWorker() {
   if (location.protocol === "file:")
-    return fail("A browser does not let a page read its lamp from a file. Serve this folder, for example with: " +
+    return fail("A browser does not let a page read its model from a file. Serve this folder, for example with: " +
       "python -m http.server");
   if (typeof WebAssembly !== "object" || typeof Worker !== "function" || !picture)
-    return fail("This browser lacks what the lamp needs, WebAssembly and workers. A newer one will do.");
+    return fail("This browser lacks WebAssembly or workers, which this page needs. A newer one has them.");
   const worker = new Worker(new URL("worker.js", location.href), { type: "module" });
-  worker.onmessage = hear;
-  worker.onerror = () => fail("This browser cannot run the lamp's worker. A newer one will do.");
+  worker.onmessage = receive;
+  worker.onerror = () => fail("This browser cannot run this page's worker. A newer one can.");
   return worker;
 }
 
-const worker = hire();
+const worker = startWorker();
 if (worker) {
   addEventListener("keydown", (event) => {
-    const deed = KEYS[event.key.toLowerCase()];
-    if (!deed || event.ctrlKey || event.metaKey || event.altKey) return;
+    const action = KEYS[event.key.toLowerCase()];
+    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target instanceof HTMLButtonElement && event.key === " ") return; // which it presses by itself
     event.preventDefault();
-    deeds[deed]();
+    actions[action]();
   });
   bar.addEventListener("click", ({ target }) => {
-    const deed = target instanceof HTMLElement && target.dataset.do;
-    if (deed) deeds[/** @type {keyof typeof deeds} */ (deed)]();
+    const action = target instanceof HTMLElement && target.dataset.do;
+    if (action) actions[/** @type {keyof typeof actions} */ (action)]();
   });
   for (const kind of ["pointermove", "pointerdown", "keydown"]) addEventListener(kind, wake);
   addEventListener("resize", resize);
-  if (paused) tell("Your system asks for little motion, so the lamp is paused. Space or ▶ lets it run.", 0);
+  if (paused) tell("Your system asks for little motion, so the video is paused. Space or ▶ plays it.", 0);
   label();
   begin();
   wake();

@@ -1,47 +1,47 @@
 // Makes the frames away from the page, so that it never stalls.
 
-import { Lamps, load } from "./lamps.js";
+import { load, Sampler } from "./sample.js";
 
 /**
- * What the page asks for. `begin`: so many lamps of a seed. `renew`: melt into those of another. `advance`: the frames
- * of one step, `n` of each lamp.
- * @typedef {{kind: "begin", seed: number, count: number} | {kind: "renew", seed: number}
- *   | {kind: "advance", n: number}} Wish
+ * What the page asks for. `begin`: `count` videos of a seed. `restart`: fade into those of another. `advance`: the
+ * frames of one step, `n` of each video.
+ * @typedef {{kind: "begin", seed: number, count: number} | {kind: "restart", seed: number}
+ *   | {kind: "advance", n: number}} Command
  */
 
 /**
- * What it answers, each request by itself and in order.
- * @typedef {{kind: "begun", config: import("./lamps.js").Config}
+ * What it answers, each command by itself and in order.
+ * @typedef {{kind: "begun", config: import("./sample.js").Config}
  *   | {kind: "frames", pixels: Uint8ClampedArray, n: number, milliseconds: number}
  *   | {kind: "failed", reason: string}} Answer
  */
 
 const networks = load(new URL(".", self.location.href));
-/** @type {Lamps} */
-let lamps;
+/** @type {Sampler} */
+let sampler;
 
-/** @param {Wish} wish @returns {Promise<Answer | undefined>} */
-async function answer(wish) {
-  switch (wish.kind) {
+/** @param {Command} command @returns {Promise<Answer | undefined>} */
+async function answer(command) {
+  switch (command.kind) {
     case "begin":
-      lamps = await Lamps.begin(await networks, wish.count, wish.seed);
-      return { kind: "begun", config: lamps.networks.config };
-    case "renew":
-      lamps.renew(wish.seed);
+      sampler = await Sampler.begin(await networks, command.count, command.seed);
+      return { kind: "begun", config: sampler.networks.config };
+    case "restart":
+      sampler.restart(command.seed);
       return undefined;
     case "advance": {
       const begun = performance.now();
-      const pixels = await lamps.advance(wish.n);
-      return { kind: "frames", pixels, n: wish.n, milliseconds: performance.now() - begun };
+      const pixels = await sampler.advance(command.n);
+      return { kind: "frames", pixels, n: command.n, milliseconds: performance.now() - begun };
     }
   }
 }
 
 let queue = Promise.resolve();
-self.onmessage = (/** @type {MessageEvent<Wish>} */ { data }) => {
+self.onmessage = (/** @type {MessageEvent<Command>} */ { data }) => {
   queue = queue.then(async () => {
     /** @type {Answer | undefined} */
-    const told = await answer(data).catch((error) => ({ kind: "failed", reason: String(error.message ?? error) }));
-    if (told) self.postMessage(told, { transfer: told.kind === "frames" ? [told.pixels.buffer] : [] });
+    const reply = await answer(data).catch((error) => ({ kind: "failed", reason: String(error.message ?? error) }));
+    if (reply) self.postMessage(reply, { transfer: reply.kind === "frames" ? [reply.pixels.buffer] : [] });
   });
 };

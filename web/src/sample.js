@@ -1,20 +1,20 @@
-// Lamps on their way through the states, drawn as they are played: rollout.py again, with ONNX Runtime.
+// Videos generated while they are played: sample.py again, with ONNX Runtime.
 
 import * as ort from "onnxruntime-web/wasm";
 import { normals } from "./normals.js";
 
 /**
- * What learn.py knows of the lamp.
- * @typedef {{img_size: number, every_nth: number, latent_size: number, memory_size: number, burn_in: number,
- *   melt: number, fps: number}} Config
+ * model.json, as export.py writes it.
+ * @typedef {{img_size: number, every_nth: number, latent_size: number, memory_size: number, burn_in_steps: number,
+ *   crossfade_steps: number, fps: number}} Config
  */
 
 /**
- * Latents [lamps, latent_size] and memories [lamps, memory_size], row by row.
+ * Latents [videos, latent_size] and memories [videos, memory_size], row by row.
  * @typedef {{latent: Float32Array, memory: Float32Array}} State
  */
 
-/** @typedef {Generator<number, never, void>} Stream Normal numbers of one lamp. */
+/** @typedef {Generator<number, never, void>} Stream Normal numbers of one video. */
 
 /**
  * The networks, read once.
@@ -29,7 +29,7 @@ import { normals } from "./normals.js";
 export async function load(base) {
   ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", base) };
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
-  const config = await (await fetched(new URL("lamp.json", base))).json();
+  const config = await (await fetched(new URL("model.json", base))).json();
   const [transition, generator] = await Promise.all(
     ["transition.onnx", "generator.onnx"].map(async (name) =>
       ort.InferenceSession.create(await (await fetched(new URL(name, base))).arrayBuffer(), {
@@ -47,13 +47,13 @@ async function fetched(url) {
   return response;
 }
 
-/** A wall of independent lamps. A lamp is known by `seed` and its number, alone and among others. */
-export class Lamps {
+/** Independent videos. Video i of a seed is the same whatever their number is. */
+export class Sampler {
   /** @type {State} */ #state;
   /** @type {Float32Array} */ #latent;
-  /** @type {number | undefined} */ #wanted;
-  /** @type {{state: State, streams: Stream[], steps: number} | undefined} What these lamps are turning into. */
-  #melting;
+  /** @type {number | undefined} The seed of the next videos, where they were asked for. */ #wanted;
+  /** @type {{state: State, streams: Stream[], steps: number} | undefined} The videos that are being faded in. */
+  #next;
 
   /**
    * @param {Networks} networks
@@ -70,78 +70,78 @@ export class Lamps {
   }
 
   /**
-   * So many lamps after the burn-in.
+   * `count` videos after the burn-in.
    * @param {Networks} networks
    * @param {number} count
    * @param {number} seed
    */
   static async begin(networks, count, seed) {
-    const streams = Array.from({ length: count }, (_, lamp) => normals(seed, lamp));
-    return new Lamps(networks, count, await begun(networks, streams), streams);
+    const streams = Array.from({ length: count }, (_, video) => normals(seed, video));
+    return new Sampler(networks, count, await initialState(networks, streams), streams);
   }
 
   /**
-   * Let these lamps turn into those of another seed, over `melt` steps, as soon as they are themselves.
+   * Fade into the videos of another seed, over `crossfade_steps` steps, once a fade under way is over.
    * @param {number} seed
    */
-  renew(seed) {
+  restart(seed) {
     this.#wanted = seed;
   }
 
   /**
-   * One step on: `n` frames of each lamp, RGBA, [n, lamps, height, width, 4] in one array.
+   * The next step: `n` frames of each video, RGBA, [n, videos, height, width, 4] in one array.
    * @param {number} n
    */
   async advance(n) {
-    if (this.#wanted !== undefined && !this.#melting) {
+    if (this.#wanted !== undefined && !this.#next) {
       const seed = this.#wanted;
-      const streams = this.streams.map((_, lamp) => normals(seed, lamp));
-      this.#melting = { state: await begun(this.networks, streams), streams, steps: 0 };
+      const streams = this.streams.map((_, video) => normals(seed, video));
+      this.#next = { state: await initialState(this.networks, streams), streams, steps: 0 };
       this.#wanted = undefined;
     }
-    this.#state = await moved(this.networks, this.streams, this.#state);
+    this.#state = await step(this.networks, this.streams, this.#state);
     let following = this.#state.latent;
-    const melting = this.#melting;
-    if (melting) {
-      melting.state = await moved(this.networks, melting.streams, melting.state);
-      const share = ++melting.steps / this.networks.config.melt;
-      following = turned(following, melting.state.latent, (1 - Math.cos(Math.PI * share)) / 2, this.count);
-      if (share >= 1) [this.#state, this.streams, this.#melting] = [melting.state, melting.streams, undefined];
+    const next = this.#next;
+    if (next) {
+      next.state = await step(this.networks, next.streams, next.state);
+      const share = ++next.steps / this.networks.config.crossfade_steps;
+      following = slerp(following, next.state.latent, (1 - Math.cos(Math.PI * share)) / 2, this.count);
+      if (share >= 1) [this.#state, this.streams, this.#next] = [next.state, next.streams, undefined];
     }
     const start = this.#latent;
     this.#latent = following;
-    return drawn(this.networks, start, following, n, this.count);
+    return decode(this.networks, start, following, n, this.count);
   }
 }
 
 /**
- * New lamps, rolled on until they are in the film.
+ * The state of new videos after the burn-in.
  * @param {Networks} networks
  * @param {Stream[]} streams
  */
-async function begun(networks, streams) {
-  const { latent_size, memory_size, burn_in } = networks.config;
-  const latent = drawnNormals(streams, latent_size);
+async function initialState(networks, streams) {
+  const { latent_size, memory_size, burn_in_steps } = networks.config;
+  const latent = nextNormals(streams, latent_size);
   /** @type {State} */
   let state = {
-    latent: standardised(latent, streams.length),
+    latent: standardise(latent, streams.length),
     memory: new Float32Array(streams.length * memory_size),
   };
-  for (let i = 0; i < burn_in; i++) state = await moved(networks, streams, state);
+  for (let i = 0; i < burn_in_steps; i++) state = await step(networks, streams, state);
   return state;
 }
 
 /**
- * The state one step on.
+ * The state one step later.
  * @param {Networks} networks
  * @param {Stream[]} streams
  * @param {State} state
  * @returns {Promise<State>}
  */
-async function moved({ config, transition }, streams, state) {
+async function step({ config, transition }, streams, state) {
   const rows = streams.length;
   const out = await transition.run({
-    normal: new ort.Tensor(drawnNormals(streams, config.latent_size), [rows, config.latent_size]),
+    normal: new ort.Tensor(nextNormals(streams, config.latent_size), [rows, config.latent_size]),
     latent: new ort.Tensor(state.latent, [rows, config.latent_size]),
     memory: new ort.Tensor(state.memory, [rows, config.memory_size]),
   });
@@ -152,14 +152,14 @@ async function moved({ config, transition }, streams, state) {
 }
 
 /**
- * `n` frames on the way from one latent of each lamp to the next.
+ * `n` frames between two consecutive latents of each video.
  * @param {Networks} networks
  * @param {Float32Array} start
  * @param {Float32Array} end
  * @param {number} n
  * @param {number} rows
  */
-async function drawn({ config, generator }, start, end, n, rows) {
+async function decode({ config, generator }, start, end, n, rows) {
   const shape = [rows, config.latent_size];
   const share = Float32Array.from({ length: n }, (_, i) => i / n);
   const { frames } = await generator.run({
@@ -177,7 +177,7 @@ async function drawn({ config, generator }, start, end, n, rows) {
  * @param {Stream[]} streams
  * @param {number} size
  */
-function drawnNormals(streams, size) {
+function nextNormals(streams, size) {
   return Float32Array.from({ length: streams.length * size }, (_, i) => streams[Math.floor(i / size)].next().value);
 }
 
@@ -186,7 +186,7 @@ function drawnNormals(streams, size) {
  * @param {Float32Array} latents
  * @param {number} rows
  */
-function standardised(latents, rows) {
+function standardise(latents, rows) {
   const size = latents.length / rows;
   for (let row = 0; row < rows; row++) {
     const z = latents.subarray(row * size, (row + 1) * size);
@@ -198,13 +198,13 @@ function standardised(latents, rows) {
 }
 
 /**
- * Latents on the way from `start` to `end` along the sphere, row by row; `share` 0..1 of it is behind them.
+ * Spherical linear interpolation, row by row; `share` is 0 at `start` and 1 at `end`.
  * @param {Float32Array} start
  * @param {Float32Array} end
  * @param {number} share
  * @param {number} rows
  */
-function turned(start, end, share, rows) {
+function slerp(start, end, share, rows) {
   const size = start.length / rows;
   const between = new Float32Array(start.length);
   for (let row = 0; row < start.length; row += size) {
@@ -214,5 +214,5 @@ function turned(start, end, share, rows) {
     for (let i = row; i < row + size; i++)
       between[i] = (Math.sin((1 - share) * angle) * start[i] + Math.sin(share * angle) * end[i]) / Math.sin(angle);
   }
-  return standardised(between, rows);
+  return standardise(between, rows);
 }
