@@ -170,7 +170,7 @@ def prepare(video=None, crop=None, fps=None, data_dir="frames", img_size=64, ove
     tell(prepare.prepare(video, data_dir, img_size, crop, fps, overwrite), data_dir)
 
 
-def simulate(n_frames=144_000, data_dir="frames", img_size=64, seed=0, overwrite=False):
+def simulate(n_frames=108_000, data_dir="frames", img_size=64, seed=0, overwrite=False):
     """Simulate a lava lamp, for whoever has no footage."""
     Config(img_size=img_size, seed=seed)
     import prepare

@@ -23,7 +23,7 @@ from scipy.fft import dctn, dstn, idctn, idstn
 from scipy.sparse import csr_array
 
 FPS = 30  # frames per second, one step each
-WARM_UP = 60  # s, some three times round the lamp: then nothing is left of the start
+WARM_UP = 60  # s, several times round the lamp: wax, heat and stirring have come to a balance
 ROWS, COLUMNS = 80, 48  # cells; a drop that can still be seen is six across
 
 # The picture. Places are in sides of the frame, from below; lengths in heights of the glass; colours are RGB, 0 to 255.
@@ -39,22 +39,22 @@ ROOM, HALO, METAL = (4, 3, 7), (26, 6, 24), (62, 54, 62)  # dark, what the lamp 
 @dataclass(frozen=True)
 class Physics:
     """The constants of the equations."""
-    share: float = 0.25  # of the box that is wax: enough to fill pool, drops and lid at once
-    width: float = 0.85 / ROWS  # xi, in heights: four cells from 10% to 90% of wax, the least that moves smoothly
-    tension: float = 0.06  # sigma, heights/s: drops up to a seventh of the height hold together
-    diffusion: float = 2.5e-4  # M A''(c) in pure wax, heights^2/s: the interface heals in the half second in which
-    # a rising drop would stretch it, and no drop dissolves in less than minutes
+    share: float = 0.25  # of wax in the box: 15% to be seen, in several bodies, the rest dissolved or in fine threads
+    width: float = 0.85 / ROWS  # xi, heights: four cells from 10% to 90% of wax, the least that moves smoothly
+    tension: float = 0.06  # sigma, heights/s: wax 0.1 warmer than neutral holds together in drops a tenth across
+    diffusion: float = 2.5e-4  # M d^2E/dc^2 in pure wax, heights^2/s: a torn interface heals in xi^2 / this, half a
+    # second, and a drop of radius 0.04 dissolves in 6 radius^3 / (xi this), two minutes
     repulsion: float = 1.0  # of wax by lid and sides, in sigma: liquid stays between; the floor takes both alike
-    buoyancy: float = 220.0  # B, 1/(height s): a drop of a tenth of the height rises in ten seconds
+    buoyancy: float = 220.0  # B, 1/(height s): a drop of radius 0.1, 0.2 warmer than neutral, rises 0.5 in ten seconds
     neutral: float = 0.5  # N: warmer wax rises, cooler wax sinks
-    conduction: float = 2e-4  # D, heights^2/s: a drop keeps half its heat on the way up
+    conduction: float = 2e-4  # D, heights^2/s: a drop of radius 0.1 has cooled in radius^2 / (5.8 D), nine seconds
     heater: float = 0.5  # 1/s at the floor: wax on it is warm in some seconds
-    lid: float = 0.25  # 1/s at the lid: there wax cools as fast as it warms below
-    reach: float = 0.05  # heights: of heater and lid into the lamp, half as deep as the pool
-    loss: float = 0.035  # 1/s everywhere, through the glass: no heat stays for ever
-    middle: float = 0.2  # how much colder than the mean the heater is at its ends: plumes leave the walls
-    wander: float = 0.8  # standard deviation of each of the waves of the heater's pattern: no trip is like the last
-    wander_time: float = 8.0  # s that a pattern lasts, as long as a trip
+    lid: float = 0.25  # 1/s at the lid: wax that has flattened there sinks in some seconds
+    reach: float = 0.05  # heights: of heater and lid into the lamp, less than the depth of the pool
+    loss: float = 0.035  # 1/s everywhere, through the glass: what does not reach the lid sinks in half a minute
+    middle: float = 0.2  # how much hotter than the mean the heater is in its middle: not all plumes rise at the walls
+    wander: float = 0.8  # standard deviation of each of four waves in the heater's pattern: no lump lasts, no cycle
+    wander_time: float = 8.0  # s that a pattern lasts: about as long as a plume
 
 
 class Fluids:
@@ -175,11 +175,12 @@ def states(seed, physics=None, warm_up=WARM_UP):
     rng, fluids = np.random.default_rng(seed), Fluids(physics)
     p = fluids.physics
     inside = np.full((ROWS, COLUMNS), -np.inf)  # distance from the nearest edge of wax
-    while (inside > 0).mean() < p.share:
+    while (inside > 0).mean() < 0.5 * p.share:  # the rest is dissolved or in threads, once the lamp is stirred
         radius, x, y = rng.uniform(0.04, 0.1), rng.uniform(0, fluids.x[-1]), rng.uniform(0, 1)
         inside = np.maximum(inside, radius - np.hypot(fluids.x - x, fluids.y - y))
     c = 1 / (1 + np.exp(-np.maximum(inside, -1) / p.width))
-    state = np.stack([c * p.share / c.mean(), np.broadcast_to(0.6 - 0.35 * fluids.y, c.shape)]).astype(np.float32)
+    c = 1 - (1 - c) * (1 - p.share) / (1 - c.mean())
+    state = np.stack([c, np.broadcast_to(0.5 - 0.35 * fluids.y, c.shape)]).astype(np.float32)
     angle = np.pi * fluids.x / (COLUMNS * fluids.cell)
     shapes = np.sin(np.arange(1, 5)[:, None] * angle)  # of the heater's pattern
     mean, keep = 1 - p.middle * np.cos(2 * angle), np.exp(-1 / FPS / p.wander_time)
@@ -198,8 +199,7 @@ class Painter:
     def __init__(self, img_size):
         self.scene, inside, x, y = still_life(img_size)
         self.pixel = 1 / (HEAD - FOOT) / img_size  # in heights
-        rows, columns = np.nonzero(inside)
-        self.box = box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+        self.box = box = tuple(slice(at.min(), at.max() + 1) for at in np.nonzero(inside))  # rows, columns of the glass
         self.inside, self.liquid, y = inside[box][..., None], self.scene[box], y[box[0]]
         half = BASE + (TOP - BASE) * y
         self.sampling = cubic(y * ROWS - 0.5, (x[:, box[1]] / half + 1) * COLUMNS / 2 - 0.5)
@@ -227,12 +227,12 @@ class Painter:
         c, heat = state
         share = np.clip(c, 0.02, 0.98)
         edge = np.float32(Physics.width) * np.log(share / (1 - share))
-        down, right = slopes(edge * ROWS)
-        edge /= np.maximum(np.sqrt(down * down + right * right), 0.4)  # an interface that a flow stretches is wide
+        up, right = slopes(edge * ROWS)
+        edge /= np.maximum(np.sqrt(up * up + right * right), 0.4)  # a flow may have made the interface wider than xi
         relief, glow = idctn(dctn(c) * self.blur, axes=(1, 2))
-        down, right = slopes(RELIEF * relief)
-        toward = 1 / np.sqrt(1 + down * down + right * right)  # part of the normal that points at the eye
-        light = (0.30 * down + 0.36) * toward + 0.30 * (heat - 0.45)  # lit from below, and hot wax glows
+        up, right = slopes(RELIEF * relief)
+        toward = 1 / np.sqrt(1 + up * up + right * right)  # part of the normal that points at the eye; up of it, down
+        light = (0.30 * up + 0.36) * toward + 0.30 * (heat - 0.45)  # lit from below, and hot wax glows
         fields = self.sampling @ np.stack([edge, light, glow], axis=-1).reshape(-1, 3)
         return fields.T.reshape(3, *self.inside.shape[:2])
 

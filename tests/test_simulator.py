@@ -32,10 +32,9 @@ def at_rest(fluids, c, steps):
 
 
 def axes(fluids, c):
-    """The larger and the smaller half axis of an ellipse with the second moments of c."""
-    weight = c / c.sum()
-    x, y = (np.broadcast_to(z, c.shape) for z in (fluids.x, fluids.y))
-    moments = np.cov(np.stack([x.ravel(), y.ravel()]), aweights=weight.ravel())
+    """The larger and the smaller half axis of an ellipse with the second moments of the wax c."""
+    y, x = np.nonzero(c > 0.5)
+    moments = np.cov(np.stack([x, y]) * fluids.cell)
     return 2 * np.sqrt(np.linalg.eigvalsh(moments)[::-1])
 
 
@@ -49,6 +48,12 @@ def wax_of(clip):
 def minutes():
     """Every 10th state of 10,000 steps: [1000, 2, ROWS, COLUMNS]."""
     return np.stack(list(itertools.islice(states(0), 0, STEPS, EVERY)))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """The first 5 seconds of a film: [150, 64, 64, 3]."""
+    return film(150)
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +113,11 @@ def test_energy_of_a_flat_interface_is_its_tension():
 
 
 def test_drop_becomes_round_and_stays_so():
-    fluids = Fluids(Physics(**STILL))
-    oval = drop(fluids, across=0.19, up=0.12)
+    fluids = Fluids(Physics(**STILL | dict(tension=0.3)))
+    oval = drop(fluids, across=0.15, up=0.1)
     long, short = axes(fluids, oval)
     assert long / short > 1.4
-    long, short = axes(fluids, at_rest(fluids, oval, 600)[0])
+    long, short = axes(fluids, at_rest(fluids, oval, 300)[0])
     assert long / short < 1.02
 
 
@@ -148,22 +153,19 @@ def test_wax_stays(minutes):
     assert minutes[:, 0].min() > -0.2 and minutes[:, 0].max() < 1.2
 
 
-def test_frames_are_images_of_the_size_asked_for():
-    for size in (16, 50):
-        clip = film(2, size)
-        assert clip.shape == (2, size, size, 3) and clip.dtype == np.uint8
+def test_frames_are_images_of_the_size_asked_for(minutes):
+    for size in (16, 50, 200):
+        frame = Painter(size).paint(minutes[0])
+        assert frame.shape == (size, size, 3) and frame.dtype == np.uint8
 
 
-def test_same_seed_same_frames_and_another_another():
-    clip = film(20)
-    np.testing.assert_array_equal(clip, film(20))
-    assert np.abs(clip[0] - film(1, seed=1)[0].astype(float)).mean() > 3
+def test_same_seed_same_frames(clip):
+    np.testing.assert_array_equal(film(3), clip[:3])
 
 
-def test_other_size_draws_the_same_scene():
-    small = film(40)
+def test_other_size_draws_the_same_scene(clip):
     large = np.stack([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in film(40, 128)])
-    assert np.abs(small - large.astype(float)).mean((1, 2, 3)).max() < 1
+    assert np.abs(clip[:40] - large.astype(float)).mean((1, 2, 3)).max() < 1
 
 
 def test_edges_are_antialiased(minutes):
@@ -221,8 +223,9 @@ def test_two_halves_are_alike(minutes, pictures):
 
 
 def test_start_is_like_any_other_time(minutes):
+    """Of three lamps, each another."""
     painter = Painter(64)
-    first = [next(states(seed)) for seed in range(1, 7)]
+    first = [next(states(seed)) for seed in (1, 2)] + [minutes[0]]
     seen = wax_of(np.stack([painter.paint(state) for state in first])).mean((1, 2))
     later = wax_of(np.stack([painter.paint(state) for state in minutes[::20]])).mean((1, 2))
     assert abs(seen.mean() - later.mean()) < 2 * later.std()
@@ -230,9 +233,9 @@ def test_start_is_like_any_other_time(minutes):
     assert abs(heat - warmth.mean()) < 2 * warmth.std()
 
 
-def test_movement_is_slow_and_smooth(minutes):
+def test_movement_is_slow_and_smooth(minutes, clip):
     # Without jitter six small steps go one way: together nearly as far as their sum.
-    clip = film(151).astype(int)
+    clip = clip.astype(int)
     steps = np.abs(np.diff(clip, axis=0)).mean()
     assert np.abs(clip[6:] - clip[:-6]).mean() > 0.8 * 6 * steps
     change = np.abs(np.diff(minutes[:, 0], axis=0)).mean((1, 2))
