@@ -6,13 +6,16 @@
 Either kind reads on every backend of Keras.
 """
 
+import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
-from files import UserError, replacing
+from files import UserError, quoted, replacing
 
 SUFFIX = dict(weights=".weights.h5", state=".h5")
+SHIPPED = Path(__file__).with_name("logs")  # weights to play where nothing was trained yet
 STATES = 2  # kept: an older one to resume from, should the newest be damaged
 # What h5py and Keras raise for files that are damaged, foreign, or of networks of other shapes.
 BROKEN = OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError
@@ -36,7 +39,7 @@ def load_weights(model, prefix):
         UserError: the file is missing or damaged, or holds weights of other networks.
     """
     file = weights_file(prefix)
-    if not file.is_file():
+    if not exists(prefix):
         raise UserError(f"there are no weights {file}; name others with --weights")
     try:
         with warnings.catch_warnings(action="ignore"):  # of what the error then says
@@ -45,8 +48,11 @@ def load_weights(model, prefix):
         if extra:  # which Keras does not mind
             raise ValueError(f"it holds {extra} arrays more")
     except BROKEN as error:
+        older = [other for other in numbered(file.parent, "weights")
+                 if number(other, "weights") < (number(file, "weights") or 0)]
+        advice = f"take older ones with --weights {quoted(older[-1])}" if older else "name other weights"
         raise UserError(f"{file} is damaged or does not fit the config.json beside it ({first_sentence(error)}); "
-                        "name other weights") from None
+                        f"{advice}") from None
 
 
 def save_state(tensors, run, step):
@@ -123,9 +129,18 @@ def sweep(run):
 
 
 def numbered(run, kind):
-    """The files of a kind, "weights" or "state", in the folder `run`, in the order of their numbers."""
-    return sorted((file for file in Path(run).iterdir() if number(file, kind) is not None),
-                  key=lambda file: number(file, kind))
+    """The files of a kind, "weights" or "state", in the folder `run`, in the order of their numbers.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        names = os.listdir(run)
+    except OSError as error:
+        raise UserError(f"{run} cannot be read: {error.strerror}") from None
+    files = (Path(run, name) for name in names)
+    return sorted((file for file in files if number(file, kind) is not None and os.path.isfile(file)),
+                  key=lambda file: (number(file, kind), file.name))
 
 
 def number(file, kind="state"):
@@ -142,21 +157,26 @@ def newest(run, kind):
 
 def find_weights(path=None, logs="logs"):
     """The prefix of the weights meant by `path`: a prefix, a file, or a run's folder, meaning its newest weights; None
-    means the newest of all runs.
+    means the newest of all runs, of those beside this file where there is no folder `logs`.
 
     Raises:
         UserError: there are no such weights.
     """
-    trained = [found for run in sorted(Path(logs).glob("*/")) if (found := newest(run, "weights"))]
+    if path is None and not os.path.lexists(logs) and SHIPPED.is_dir():
+        logs = SHIPPED
+    trained = []
+    for run in sorted(Path(logs).glob("*/")):
+        with suppress(UserError):  # of a folder that is not for us to read
+            trained += filter(None, [newest(run, "weights")])
     if path is None:
         if not trained:
             raise UserError(f"{logs} holds no trained weights; train some first with: python learn.py")
         return trained[-1]
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = newest(path, "weights")
         if not found:
-            raise UserError(f"{path} holds no weights; name another run, or train on with --resume {path}")
+            raise UserError(f"{path} holds no weights; name another run, or train on with --resume {quoted(path)}")
         return found
     path = path.with_name(path.name.removesuffix(SUFFIX["weights"]))
     if not exists(path):
@@ -171,7 +191,7 @@ def find_state(run):
     Raises:
         UserError: there is no such folder, or no state in it.
     """
-    if not Path(run).is_dir():
+    if not os.path.isdir(run):
         raise UserError(f"there is no run {run}; give --resume the folder of one, or start anew without it")
     states = numbered(run, "state")
     if not states:
@@ -181,7 +201,7 @@ def find_state(run):
 
 def exists(prefix):
     """Whether there are weights under `prefix`."""
-    return weights_file(prefix).is_file()
+    return os.path.isfile(weights_file(prefix))
 
 
 def weights_file(prefix):

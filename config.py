@@ -29,7 +29,7 @@ class Config:
     """
 
     # What a training sequence is.
-    data_dir: str = param("frames", "folder of the frames: PNG or JPEG, in the order of their names",
+    data_dir: str = param("frames", "folder of the frames: PNG, JPEG or WebP, in the order of their names",
                           group="sequences")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
                           low=8, high=1024)

@@ -26,7 +26,7 @@ from natsort import natsorted
 from PIL import Image
 from tqdm import tqdm
 
-from files import UserError, replacing
+from files import UserError, printable, replacing, say
 
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
 LARGEST = 2**30  # bytes of an image
@@ -97,7 +97,7 @@ def load(data_dir, img_size, cache_dir=None):
     if not record(folder).get("complete", True):
         raise UserError(f"{data_dir} holds only part of its frames, as writing them was interrupted; do that again, "
                         f"or delete {RECORD} there to use the part")
-    print(f"{data_dir} holds {len(paths)} frames, {paths[0].name} to {paths[-1].name}", flush=True)
+    say(f"{data_dir} holds {len(paths)} frames, {paths[0].name} to {paths[-1].name}")
     mark, shape = fingerprint(paths), (len(paths), img_size, img_size, 3)
     stems = {folder.parent: f"{folder.name}.{img_size}."} if cache_dir is None else {}
     elsewhere = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "duralava"))
@@ -116,7 +116,7 @@ def load(data_dir, img_size, cache_dir=None):
                 read_all(paths, img_size, part)
         except OSError as error:
             if place != elsewhere:
-                print(f"{place} cannot be written ({error.strerror}): reading the frames into {elsewhere}", flush=True)
+                say(f"{place} cannot be written ({error.strerror}): reading the frames into {elsewhere}")
                 continue
             raise UserError(f"{error.filename or cache} cannot be written: {error.strerror}; name a folder for the "
                             f"{math.prod(shape) / 1e6:,.0f} MB of frames with --cache_dir") from None
@@ -292,7 +292,7 @@ def read_all(paths, img_size, part):
                 file.write(frames)
             return len(frames)
 
-        with tqdm(total=len(paths), desc=f"reading {paths[0].parent.name}", unit="frame") as bar:
+        with tqdm(total=len(paths), desc=printable(f"reading {paths[0].parent.name}"), unit="frame") as bar:
             for n in threads.map(read_chunk, range(0, len(paths), chunk)):
                 bar.update(n)
 

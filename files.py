@@ -3,8 +3,10 @@
 import fcntl
 import os
 import re
+import shlex
 import sys
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,15 +15,43 @@ class UserError(Exception):
     """Something the user can mend: one sentence that names the file or flag and the way out."""
 
 
+def printable(text):
+    """`text` on one line: what a terminal does not show as itself, of names of files, by its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def say(text):
+    """Print one line, now."""
+    print(printable(text), flush=True)
+
+
+def quoted(path):
+    """The path as a shell takes it, on one line."""
+    path = os.fspath(path)
+    path = f"./{path}" if path.startswith("-") else path
+    if path.isprintable():
+        return shlex.quote(path)
+    escaped = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\{byte:03o}" for byte in os.fsencode(path))
+    return f"$'{''.join(escaped)}'"
+
+
 @contextmanager
 def replacing(path):
     """Write a file beside `path`, then put it there in one step.
 
     Yields the path to write to, a hidden file in the same folder. When the block ends the file is flushed to
-    the disk and renamed to `path`; when it raises, `path` is left as it was and the hidden file is removed.
+    the disk and renamed to `path`; when it raises, `path` is left as it was and the hidden file is removed. Hidden
+    files of the same `path` that killed processes left are removed first.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    name = path.name if len(os.fsencode(path.name)) < 200 else path.name[-40:]  # of 255 bytes at most
+    part = path.with_name(f".{name}.{os.getpid()}.part")
+    with suppress(OSError):
+        for old in path.parent.iterdir():
+            match = re.fullmatch(rf"\.{re.escape(name)}\.(\d+)\.part", old.name)
+            # Processes of other machines are not seen here: what grows is left alone.
+            if match and not alive(int(match[1])) and time.time() - old.stat().st_mtime > 60:
+                old.unlink()
     try:
         yield part
         settle(part, path)
@@ -99,6 +129,17 @@ def guard_streams():
             os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number
     for name, number in ("stdout", 1), ("stderr", 2):
         setattr(sys, name, Stream(getattr(sys, name) or os.fdopen(number, "w", closefd=False)))
+
+
+def alive(number):
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def settle(part, path):

@@ -10,7 +10,6 @@ import dataclasses
 import inspect
 import math
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from config import PRESETS, Config
-from files import UserError, check_folder, guard_streams
+from files import UserError, check_folder, guard_streams, printable, quoted, say
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -41,14 +40,13 @@ def train(preset=None, resume=None, cache_dir=None, **values):
                         "--data_dir")
     # Only where nobody named a folder: frames for a misspelt name would be the wrong ones, in the wrong place.
     if not run and (interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir))):
-        print(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp",
-              flush=True)
+        say(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp")
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
     frames = data.load(config.data_dir, config.img_size, cache_dir)
     footage, fps = data.digest(frames), float(data.record(config.data_dir).get("fps") or config.fps)
     if run and config.footage not in ("", footage) and "data_dir" not in values:
         raise UserError(f"the frames in {config.data_dir} are not those that {run} was trained on; bring those back, "
-                        f"or train on others with --data_dir {shlex.quote(config.data_dir)}")
+                        f"or train on others with --data_dir {quoted(config.data_dir)}")
     config = dataclasses.replace(config, footage=footage, fps=fps)
     with hushed():
         import backend
@@ -57,10 +55,10 @@ def train(preset=None, resume=None, cache_dir=None, **values):
         engine = backend.make_backend(config.distribute)
     run, received = train.train(config, frames, run, engine)
     if received:
-        print(f"stopped; go on with: python learn.py --resume {shlex.quote(str(run))}" if run else "stopped")
+        say(f"stopped; go on with: python learn.py --resume {quoted(run)}" if run else "stopped")
         sys.exit(128 + received)
     if run:
-        print(f"done; watch it with: python learn.py --weights {shlex.quote(str(run))} --mode live")
+        say(f"done; watch it with: python learn.py --weights {quoted(run)} --mode live")
 
 
 def resumed(run, preset, values):
@@ -85,7 +83,7 @@ def live(weights=None, seed=0, fps=None, grid="1x1"):
     rows, columns = check_playing(seed, fps, grid)
     window.check_display()
     sampler, tile = load_sampler(weights, rows * columns, seed)
-    print("in the window: " + ", ".join(f"{key}: {meaning}" for key, meaning in window.KEYS.items()), flush=True)
+    say("in the window: " + ", ".join(f"{key}: {meaning}" for key, meaning in window.KEYS.items()))
     frames = (tile(frames, rows) for frames in sampler.frames())
     window.show(frames, fps or sampler.config.fps, sampler.restart)
 
@@ -116,11 +114,11 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
 
     prefix = checkpoints.find_weights(weights)
     frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size, cache_dir)
-    print(f"evaluating {prefix} on {data_dir}", flush=True)
+    say(f"evaluating {prefix} on {data_dir}")
     with hushed():
         import evaluate
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
-    print(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
+    say(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 
 
 def export(weights=None, out="page"):
@@ -131,12 +129,12 @@ def export(weights=None, out="page"):
     import checkpoints
 
     prefix = checkpoints.find_weights(weights)
-    print(f"exporting {prefix}", flush=True)
+    say(f"exporting {prefix}")
     with hushed():
         import export
     difference = export.export(prefix, out)
-    print(f"{out} holds the model, equal to TensorFlow's within {difference:.0e}; watch it with: python -m http.server "
-          f"--directory {out}, at http://localhost:8000")
+    say(f"{out} holds the model, equal to TensorFlow's within {difference:.0e}; watch it with: python -m http.server "
+        f"--directory {quoted(out)}, at http://localhost:8000")
 
 
 def check_playing(seed, fps, grid):
@@ -154,7 +152,7 @@ def load_sampler(weights, n, seed):
     import checkpoints
 
     prefix = checkpoints.find_weights(weights)
-    print(f"playing {prefix}", flush=True)
+    say(f"playing {prefix}")
     with hushed():
         import sample
     return sample.Sampler(prefix, n, seed), sample.tile
@@ -183,13 +181,13 @@ def tell(record, data_dir):
     lost = record.get("lost", ())
     for seconds, n_frames in lost[:9]:
         where = "by its header or size" if seconds is None else f"after {seconds:g} s"
-        print(f"damaged or missing in {record['source']}: {n_frames} frame{'s' * (n_frames > 1)} {where}")
+        say(f"damaged or missing in {record['source']}: {n_frames} frame{'s' * (n_frames > 1)} {where}")
     if lost[9:]:
-        print(f"damaged or missing in {record['source']}: {sum(n for _, n in lost[9:])} more")
+        say(f"damaged or missing in {record['source']}: {sum(n for _, n in lost[9:])} more")
     x, y, side, _ = record["origin"].get("crop", (0, 0, 0, 0))
     part = f", of each the {side}x{side} pixels from {x},{y} on" if side else ""
-    print(f"{data_dir} holds {record['n_frames']} frames of {record['source']}, {record['fps']:g} a second{part}; "
-          f"train on them with: python learn.py --data_dir={shlex.quote(str(data_dir))}", flush=True)
+    say(f"{data_dir} holds {record['n_frames']} frames of {record['source']}, {record['fps']:g} a second{part}; "
+        f"train on them with: python learn.py --data_dir={quoted(data_dir)}")
 
 
 MODES = dict(train=train, live=live, video=video, eval=evaluate, export=export, prepare=prepare, simulate=simulate)
@@ -331,7 +329,7 @@ def main(argv=None):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))  # by way of every clean-up
     with suppress(AttributeError):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever its encoding
     try:
         given = vars(build_parser().parse_args(argv))
         mode = given.pop("mode")
@@ -341,7 +339,7 @@ def main(argv=None):
                 raise UserError(f"--{name} has no effect in --mode {mode}; it is a flag of {used}")
         MODES[mode](**given)
     except UserError as error:
-        print(f"learn.py: {error}", file=sys.stderr)
+        print(printable(f"learn.py: {error}"), file=sys.stderr)
         return 2
     except ImportError as error:
         print(f"learn.py: {error}; see what requirements.txt names, and that OpenCV finds the libraries it wants "

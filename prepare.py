@@ -17,7 +17,7 @@ import cv2
 from tqdm import tqdm
 
 from data import RECORD, images, record, square
-from files import UserError, replacing
+from files import UserError, printable, replacing
 from film import Film, sample
 
 # Stored, neither filtered nor compressed: twice the space on the disk, but encoded four times and read three times as
@@ -112,7 +112,7 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
             for path in (*old, *(path for path in data_dir.iterdir() if PART.fullmatch(path.name))):
                 path.unlink()
             n_frames = 0
-            for frame in tqdm(frames, total=expected or None, desc=f"writing {data_dir.name}", unit="frame"):
+            for frame in tqdm(frames, total=expected or None, desc=printable(f"writing {data_dir.name}"), unit="frame"):
                 n_frames += 1
                 write_image(data_dir / f"image{n_frames:07d}.png", frame)
             noted.update(n_frames=n_frames, complete=True, lost=list(lost))

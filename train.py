@@ -11,7 +11,6 @@ A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
 import dataclasses
 import math
 import os
-import shlex
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 import checkpoints
 import data
-from files import UserError, lock
+from files import UserError, lock, quoted, say
 from gan import GAN, METRICS, SAMPLES
 
 STATE_SECONDS = 300  # between two saved training states, where --save_every steps take longer
@@ -78,8 +77,9 @@ def train(config, frames, run=None, backend=None):
         run = run or new_run()
         with saving(run, step):
             config.save(run / "config.json")
-        print(f"training in {run} on {backend.describe()}; curves and pictures: tensorboard --logdir {run.parent}\n"
-              f"{sizes(gan)}; the first step takes a while", flush=True)
+        say(f"training in {run} on {backend.describe()}; "
+            f"curves and pictures: tensorboard --logdir {quoted(run.parent)}")
+        say(f"{sizes(gan)}; the first step takes a while")
     at_once = math.gcd(backend.steps_at_once, step, config.save_every, *([] if config.max_minutes else [config.steps]))
 
     def progress(step):
@@ -96,7 +96,7 @@ def train(config, frames, run=None, backend=None):
             try:
                 metrics, (seconds, stop) = gan.train(next(stacks), rates, clock)
             except FloatingPointError as error:
-                folder = run or "the run's folder"
+                folder = quoted(run) if run else "the run's folder"
                 raise UserError(f"the training diverged after step {step}, {error}; the checkpoints in {folder} are "
                                 f"from before: go on from the last with --resume {folder}, or start anew with a lower "
                                 "--learning_rate") from None
@@ -162,7 +162,7 @@ def saving(run, step):
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError is h5py's
         states = checkpoints.numbered(run, "state")
-        way_on = f"go on from {states[-1].name} with: --resume {shlex.quote(str(run))}" if states else "start again"
+        way_on = f"go on from {states[-1].name} with: --resume {quoted(run)}" if states else "start again"
         raise UserError(f"step {step} could not be saved in {run} ({getattr(error, 'strerror', None) or error}); make "
                         f"room there, then {way_on}") from None
 

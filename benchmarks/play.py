@@ -1,8 +1,8 @@
-"""How fast a lamp plays: frames a second, and steps a second of the latent alone, in a process of its own.
+"""How fast weights play: frames a second, and steps a second of the latent alone, in a process of its own.
 
     python benchmarks/play.py [--weights PATH] [--threads N]
 
-Beside it the plain way: the same networks called one frame at a time, without tf.function. Prints JSON.
+Beside it the plain way: the same networks called one frame at a time, not compiled. Prints JSON.
 """
 
 import argparse
@@ -34,32 +34,32 @@ def rate(work, per_call):
 
 def measure(prefix):
     """The figures, by name."""
-    import tensorflow as tf
+    import numpy as np
+    from keras import ops
 
     import sample
     from models import interpolate
 
-    lamps = sample.Sampler(prefix)
-    config, live, film = lamps.config, lamps.frames(), lamps.frames(lamps.steps_at_once)
-    wall = sample.Sampler(prefix, 12)
-    many = wall.frames()
-    eager = dict(state=lamps.initial_state())
+    config, model = sample.load(prefix)
+    one, twelve = sample.Sampler(prefix), sample.Sampler(prefix, 12)
+    live, film, wall = one.frames(), one.frames(one.steps_at_once), twelve.frames()
+    uncompiled = dict(state=one.initial_state())
 
     def plain():
-        before = eager["state"][0]
-        eager["state"] = lamps.transition(tf.random.normal((1, config.latent_size)), eager["state"])[1]
-        for latent in tf.unstack(interpolate(before, eager["state"][0], config.every_nth), axis=1):
-            sample.draw(lamps.generator, latent).numpy()
+        before = uncompiled["state"][0]
+        uncompiled["state"] = model.transition(one.normals(), uncompiled["state"])[1]
+        for latent in ops.unstack(interpolate(before, uncompiled["state"][0], config.every_nth), axis=1):
+            ops.convert_to_numpy(sample.to_frames(model.generator, latent))
 
     def rolling(chains, steps=1000):
-        normals = tf.random.normal((chains, steps, config.latent_size))
-        state = lamps.transition.initial(normals[:, 0])
-        return rate(lambda: lamps.roll(normals, state)[0].numpy(), steps)
+        normals = np.random.default_rng(0).standard_normal((chains, steps, config.latent_size), np.float32)
+        state = one.initial(normals[:, 0])
+        return rate(lambda: ops.convert_to_numpy(one.roll(normals, state)[0]), steps)
 
     ahead = 20 * config.every_nth
     return dict(live=rate(lambda: list(itertools.islice(live, ahead)), ahead),
                 film=rate(lambda: list(itertools.islice(film, ahead)), ahead),
-                wall=rate(lambda: list(itertools.islice(many, config.every_nth)), 12 * config.every_nth),
+                wall=rate(lambda: list(itertools.islice(wall, config.every_nth)), 12 * config.every_nth),
                 plain=rate(plain, config.every_nth), roll_one=rolling(1), roll_many=rolling(64))
 
 
@@ -69,10 +69,13 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="of TensorFlow; 0: one for each core")
     flags = parser.parse_args()
     with hushed():
-        import tensorflow as tf
+        import keras
 
-        tf.config.threading.set_intra_op_parallelism_threads(flags.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(flags.threads)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.threading.set_intra_op_parallelism_threads(flags.threads)
+            tf.config.threading.set_inter_op_parallelism_threads(flags.threads)
     print(json.dumps(measure(checkpoints.find_weights(flags.weights))))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import checkpoints
 import files
+import learn as program
 import train
 from config import Config
 from files import UserError
@@ -120,3 +121,66 @@ def test_logs_that_cannot_be_a_folder_are_told_before_the_work(footage, flags, k
     assert done.returncode == 2
     assert "logs cannot be written to" in done.stderr.splitlines()[-1]
     assert not list(footage.glob("*.npy")), "before frames are read"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "-x", "a b'c", "\udce9", "[x]*", "\u202egnp.exe"])
+def test_hints_are_one_line_that_a_shell_takes(name):
+    hint = files.quoted(name)
+    assert hint.isprintable()
+    echoed = subprocess.run(["bash", "-c", f"printf %s {hint}"], capture_output=True, check=True).stdout
+    assert os.path.normpath(echoed) == os.fsencode(name)
+
+
+@pytest.mark.parametrize("flags", [["--data_dir=a\nb\x1b[31m"], ["--mode=video", "--weights=a\nb"], ["--a\nb"],
+                                   ["--mode=prepare", "--video=a\nb"], ["--resume=a\nb"], ["--mode=a\nb"],
+                                   ["--mode=video", f"--weights={'n' * 300}"], [f"--resume={'n' * 300}"],
+                                   [f"--data_dir={'n' * 300}"], ["--mode=prepare", f"--video={'n' * 300}"]])
+def test_one_error_is_one_line(tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.chdir(tmp_path)
+    assert program.main(flags) == 2
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert line.startswith("learn.py: ")
+    assert line.isprintable()
+    assert not captured.out
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\u00e9" * 127 + "n", "\U0001f30b" * 63 + "abc", "short"])
+def test_a_file_of_the_longest_name_is_written_whole(tmp_path, name):
+    left = tmp_path / f".{name[-40:]}.{2**22 + 1}.part"  # of a process that no longer is: numbers end at 2**22
+    left.touch()
+    os.utime(left, (0, 0))
+    with files.replacing(tmp_path / name) as part:
+        part.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_weights_are_played_from_beside_the_program_where_there_are_no_logs(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "SHIPPED", run.parent)
+    assert checkpoints.find_weights() == run / "weights.10"
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(UserError, match="logs holds no trained weights"):
+        checkpoints.find_weights()
+
+
+def test_odd_folders_among_the_runs_are_passed_over(run, tmp_path):
+    logs = tmp_path / "logs"
+    shutil.copytree(run, logs / "1")
+    (logs / "2" / "weights.7.weights.h5").mkdir(parents=True)
+    (logs / "3").symlink_to("nowhere")
+    (logs / "4").symlink_to("4")
+    (logs / "5").touch()
+    (logs / "6").mkdir()
+    (logs / "6" / f"weights.{'9' * 200}.weights.h5").symlink_to("nowhere")
+    assert checkpoints.find_weights(None, logs) == logs / "1" / "weights.10"
+
+
+def test_damaged_weights_are_told_with_the_older_ones(run, small, tmp_path):
+    from models import VideoModel
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "weights.10.weights.h5").write_bytes(b"")
+    with pytest.raises(UserError, match=r"weights\.10\.weights\.h5 is damaged .*; take older ones with --weights "
+                                        r".*weights\.9\.5\.weights\.h5"):
+        checkpoints.load_weights(VideoModel(Config(**small)), copy / "weights.10")
