@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,9 +11,10 @@ from pathlib import Path
 import imageio_ffmpeg
 from tqdm import tqdm
 
-from files import UserError, first_line, replacing
+from files import UserError, first_line, printable, replacing
 
 GIF_FPS = 50  # a GIF counts in hundredths of a second, and browsers slow down frames shorter than two of them
+LARGEST = 16_383  # pixels in height and width: what WebP has room for, and H.264 nearly
 
 APNG = "-f", "apng", "-plays", "0", "-pred", "paeth"  # 18% smaller than the default of older versions of ffmpeg
 BT709 = "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"
@@ -41,43 +43,87 @@ def write(frames, path, fps, count, scale=1):
         scale: enlarge height and width by this factor, bicubically.
 
     Raises:
-        UserError: see `check`; or there is no ffmpeg, or it failed.
+        UserError: see `check`; or the frames are too large, there is no ffmpeg, or it failed.
     """
     check(path, fps)
-    program, ending = ffmpeg(), Path(path).suffix.lower()
+    path, ending = Path(path), Path(path).suffix.lower()
     frames = iter(frames)
     first = next(frames)
     height, width = first.shape[:2]
-    with replacing(path) as part, tempfile.TemporaryFile() as errors:  # a pipe that nobody reads can fill up
-        command = [
-            program, "-v", "error", "-y",
-            "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps),
-            "-i", "pipe:0", "-vf", filters(ending, width * scale, height * scale), *FORMATS[ending],
-            f"file:{part}",  # without file: a path with a colon is read as an address
-        ]
+    if max(width, height) * scale > LARGEST:
+        raise UserError(f"a video of {width * scale}x{height * scale} pixels is too large, {LARGEST} are the most; "
+                        "lower --scale or --grid")
+    taken = tqdm(itertools.chain([first], itertools.islice(frames, count - 1)), total=count, desc=printable(path.name),
+                 unit="frame")
+    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(fps),
+           "-i", "pipe:0")
+    scaled, options = filters(ending, width * scale, height * scale), FORMATS[ending]
+    with replacing(path) as part:
+        out = f"file:{part}"  # without file: a path with a colon is read as an address
+        if ending != ".gif":
+            run(path, count, [*raw, "-vf", scaled, *options, out], taken)
+        else:  # in two passes, as in one ffmpeg would keep all frames until it knows their palette of 256 colours
+            with tempfile.TemporaryFile(dir=path.parent) as film, tempfile.TemporaryFile(dir=path.parent) as palette:
+                film_pipe, palette_pipe = (f"pipe:{file.fileno()}" for file in (film, palette))
+                run(path, count, [*raw, "-c:v", "ffvhuff", "-f", "nut", film_pipe, "-vf", f"{scaled},palettegen",
+                                  "-c:v", "png", "-f", "image2pipe", palette_pipe], taken, film, palette)
+                film.seek(0)
+                palette.seek(0)
+                run(path, count, ["-f", "nut", "-i", film_pipe, "-f", "png_pipe", "-i", palette_pipe, "-lavfi",
+                                  f"[0]{scaled}[a];[a][1]paletteuse", *options, out], (), film, palette)
+        if ending == ".webp" and count > 1 and shown(part) < (count - 0.5) / fps - 0.001:
+            raise UserError(f"{path} was not written: ffmpeg ended early; try again, or take another ending")
+
+
+def run(path, count, arguments, frames, *files):
+    """Run ffmpeg on `frames`, for the video at `path`; it inherits the open `files`.
+
+    Raises:
+        UserError: it failed, or wrote fewer than `count` frames.
+    """
+    program = ffmpeg()
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as log:  # a pipe that nobody reads can fill up
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
+            process = subprocess.Popen([program, "-v", "error", "-y", "-progress", "pipe:1", *arguments], stdout=log,
+                                       stdin=subprocess.PIPE, stderr=errors, pass_fds=[file.fileno() for file in files])
         except OSError as error:
             raise UserError(f"{program} cannot be run ({error.strerror}); reinstall ffmpeg") from None
         try:
-            taken = itertools.chain([first], itertools.islice(frames, count - 1))
             with contextlib.suppress(BrokenPipeError):  # ffmpeg has ended; `errors` holds the reason
-                for frame in tqdm(taken, total=count, desc=Path(path).name, unit="frame"):
+                for frame in frames:
                     process.stdin.write(frame.tobytes())
             process.communicate()  # closes its input and waits for its end
         finally:
             process.kill()  # no effect where it has ended
             process.wait()
+        errors.seek(0)
+        log.seek(0)
+        written = max(map(int, re.findall(rb"^frame=\s*(\d+)", log.read(), re.M)), default=0)
         if process.returncode:
-            errors.seek(0)
             reason = first_line(errors.read().decode(errors="replace"))
             raise UserError(f"{path} was not written: {program} failed with: {reason}")
+        if written < (1 if "libwebp_anim" in arguments else count):  # which counts a whole animation as one
+            raise UserError(f"{path} was not written: {program} ended after {written} of {count} frames; try again")
+
+
+def shown(path):
+    """For how many seconds the animated WebP file at `path` is shown, by its chunks.
+
+    Their layout: https://developers.google.com/speed/webp/docs/riff_container
+    """
+    total = 0
+    with open(path, "rb") as file:
+        file.seek(12)
+        while len(head := file.read(24)) > 8:
+            if head[:4] == b"ANMF":
+                total += int.from_bytes(head[20:23], "little")
+            size = int.from_bytes(head[4:8], "little")
+            file.seek(8 + size + size % 2 - len(head), 1)
+    return total / 1000
 
 
 def filters(ending, width, height):
     """ffmpeg's filters for a file with this `ending`, of width x height pixels."""
-    if ending == ".gif":  # a palette of 256 colours made from these frames
-        return f"scale={width}:{height}:flags=bicubic,split[a][b];[a]palettegen[p];[b][p]paletteuse"
     if ending in (".mp4", ".webm"):  # 4:2:0, which every player decodes, needs even sizes
         width, height = (round(side / 2) * 2 for side in (width, height))
         return f"scale={width}:{height}:flags=bicubic:out_color_matrix=bt709:out_range=tv,format=yuv420p"

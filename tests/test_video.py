@@ -184,3 +184,29 @@ def test_a_film_in_the_current_folder_is_fine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     video.check("out.PNG", 30)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", video.FORMATS)
+def test_an_ffmpeg_that_ends_early_without_an_error_is_told(tmp_path, path_folder, ending):
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    program(path_folder / "ffmpeg", "i = sys.argv.index('-i')\n"
+            f"os.execv({real!r}, ['ffmpeg', *sys.argv[1:i + 2], '-t', '0.2', *sys.argv[i + 2:]])")
+    out = tmp_path / f"out{ending}"
+    out.write_bytes(b"old")
+    for count in 10, 200:  # which fit into the pipe, or not
+        with pytest.raises(UserError, match=r"out\.\w+ was not written: .* ended"):
+            video.write(itertools.cycle(noise(10)), out, fps=30, count=count)
+    assert out.read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == [path_folder, out]
+
+
+def test_an_ffmpeg_that_writes_nothing_is_told(tmp_path, path_folder):
+    program(path_folder / "ffmpeg", "sys.stdin.buffer.read(); open(sys.argv[-1][5:], 'w').write('half')")
+    with pytest.raises(UserError, match="ended after 0 of 3 frames"):
+        video.write(iter(noise(3)), tmp_path / "out.mp4", fps=30, count=3)
+
+
+def test_a_film_too_large_for_its_format_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"a video of 7200000000x4800000000 pixels is too large.*lower --scale"):
+        video.write(iter(noise(3)), tmp_path / "out.png", fps=30, count=3, scale=300_000_000)
+    assert not list(tmp_path.iterdir())
