@@ -6,30 +6,38 @@ import os
 import shutil
 import signal
 import socket
+import threading
 
 import numpy as np
 import pytest
 
 import checkpoints
-from devices import check_cluster
+from devices import check_cluster, meet
 from files import UserError
 from helpers import learn, start, until
 
-pytestmark = pytest.mark.slow
+
+def free_hosts(n):
+    """Addresses of n ports of this machine that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+
+
+def cluster(hosts, index=0, kind="worker"):
+    """A value of TF_CONFIG."""
+    return json.dumps(dict(cluster=dict(worker=hosts), task=dict(type=kind, index=index)))
 
 
 @contextlib.contextmanager
 def workers(folder, flags):
     """Two machines of one run, on this one, each with its flags."""
-    with socket.socket() as one, socket.socket() as two:
-        for s in one, two:
-            s.bind(("127.0.0.1", 0))
-        hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
-    processes = []
+    hosts, processes = free_hosts(2), []
     for index in range(2):
-        cluster = json.dumps(dict(cluster=dict(worker=hosts), task=dict(type="worker", index=index)))
         processes.append(start(folder, "--distribute=multiworker", *flags[index],
-                               env=os.environ | dict(TF_CONFIG=cluster)))
+                               env=os.environ | dict(TF_CONFIG=cluster(hosts, index))))
     try:
         yield processes
     finally:
@@ -45,6 +53,7 @@ def run_of_two(folder, flags):
             assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
     """Two machines are two parts of a batch on one."""
     logs = footage / "logs"
@@ -66,6 +75,7 @@ def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
             np.testing.assert_allclose(found[name], reference[name], rtol=2e-5, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags):
     flags = [*flags, "--steps=100000", "--save_every=2"]
     with workers(footage, (flags, flags)) as (chief, other):
@@ -81,6 +91,7 @@ def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(foot
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_machines_that_were_started_differently_say_so(footage, flags):
     with workers(footage, ([*flags, "--noise=0.1"], [*flags, "--noise=0.2"])) as processes:
         for process in processes:
@@ -90,8 +101,56 @@ def test_machines_that_were_started_differently_say_so(footage, flags):
 
 
 @pytest.mark.parametrize("value", [
-    "", "{}", "[]", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
-    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'])
+    "", "{}", "[]", "[" * 100_000, "1", '{"cluster": 1, "task": 1}', cluster(["a:1"], kind="ps"), cluster(["a:1"], 1),
+    cluster(["a:1"], -1), cluster(["a:1", "b:1"], True), cluster(["a:1", "b:1"], "0"), cluster([]), cluster("a:1"),
+    *(cluster([host]) for host in ("a", "a:", ":1", "a:0", "a:65536", "a:-1", "a:1e3", "a:b", "a b:1", "http://a:1",
+                                   "a:1\n", "fe80::1:2222", "[a]:1", 1, None, ["a:1"])),
+    cluster(["a:1", "a:1"]), cluster({"a:1": 0})])
 def test_says_what_tf_config_has_to_hold(value):
     with pytest.raises(UserError, match="TF_CONFIG"):
         check_cluster(value)
+
+
+def test_knows_machines_by_name_and_by_number():
+    hosts = ["alpha-1.local:2222", "10.0.0.7:65535", "[fe80::1]:1"]
+    assert check_cluster(cluster(hosts, 2)) == (hosts, 2)
+
+
+def test_machines_meet_in_any_order_and_say_whom_they_wait_for(capsys):
+    hosts = free_hosts(3)
+    threads = [threading.Thread(target=meet, args=(hosts, i), daemon=True) for i in range(3)]
+    threads[0].start()
+    shown = []
+    until(lambda: shown.append(capsys.readouterr().out) or "\n" in "".join(shown))
+    assert "".join(shown).splitlines()[0] == f"waiting for {hosts[1]}, {hosts[2]}"
+    for thread in threads[1:]:
+        thread.start()
+    # A machine that has met all others leaves its port to TensorFlow, which listens there on.
+    with contextlib.ExitStack() as stack:
+        for thread, host in zip(threads, hosts, strict=True):
+            def took_over(thread=thread, host=host):
+                with contextlib.suppress(OSError):
+                    stack.enter_context(socket.create_server(("", int(host[10:]))))
+                    return True
+                return not thread.is_alive()
+            until(took_over)
+            until(lambda thread=thread: not thread.is_alive())
+
+
+def test_a_port_in_use_is_told():
+    with socket.create_server(("", 0)) as taken, pytest.raises(UserError, match="cannot be opened: Address already"):
+        meet([f"127.0.0.1:{taken.getsockname()[1]}", "b:1"], 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_machine_that_waits_for_others_ends_at_a_signal(footage, flags, number):
+    text = cluster(free_hosts(2))
+    process = start(footage, "--distribute=multiworker", *flags, env=os.environ | dict(TF_CONFIG=text))
+    for line in process.stdout:
+        if line.startswith("waiting for 127.0.0.1:"):
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert not (footage / "logs").exists()
