@@ -7,6 +7,7 @@ The defaults are the recipe for two CPU cores; PRESETS["original"] holds the val
 import dataclasses
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Config:
     seq_len: int = param(20, "steps of a sequence: the latents of all are rolled out in one training step",
                          group="sequences", low=2, high=10_000)
     window: int = param(3, "consecutive steps of a sequence that are drawn and judged; 0: all", group="sequences",
-                        low=0)
+                        low=0, high=10_000)
     batch_size: int = param(40, "clips drawn and judged in one training step", group="sequences", low=1, high=100_000)
     chains: int = param(256, "latent chains rolled out in one training step, at least batch_size", group="sequences",
                         low=2, high=1_000_000)
@@ -51,11 +52,11 @@ class Config:
                                 "discriminator of frames, their differences and the batch's spread; Adam), or the "
                                 "'original' DCGAN with batch norm and SGD", group="networks",
                       choices=("modern", "original"))
-    latent_size: int = param(64, "size of the latent", group="networks", low=2, high=100_000)
+    latent_size: int = param(64, "size of the latent", group="networks", low=2, high=8192)
     rnn_units: int = param(128, "hidden size of the transition's and of the discriminator's GRU",
-                           group="networks", low=1, high=100_000)
+                           group="networks", low=1, high=8192)
     width: int = param(32, "channels of convolutions at half a frame's size; doubled at each halving, up to 8x; the "
-                           "discriminator makes 4x as many features of a frame", group="networks", low=1, high=4096)
+                           "discriminator makes 4x as many features of a frame", group="networks", low=1, high=1024)
     background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
                                    "fixed camera", group="networks")
     noise: float = param(0.003, "standard deviation of the noise added to the latent in each step; 0: none",
@@ -72,13 +73,13 @@ class Config:
     normality: str = param("chains", "statistics of the normality penalty: 'chains' of each coordinate across "
                                      "chains, 'pooled' of all numbers of a step", group="losses",
                            choices=("chains", "pooled"), flag=False)
-    normality_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0)
+    normality_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0, high=1e6)
     distance_weight: float = param(1.0, "weight of the penalty on distances between frames, in time and across clips, "
-                                        "that differ from the footage's", group="losses", low=0)
+                                        "that differ from the footage's", group="losses", low=0, high=1e6)
     displacement_weight: float = param(8.0, "weight of the penalty on displacements of the latent that differ from "
-                                            "those --time_scale asks for", group="losses", low=0)
+                                            "those --time_scale asks for", group="losses", low=0, high=1e6)
     gamma: float = param(0.01, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2)",
-                         group="losses", low=0)
+                         group="losses", low=0, high=1e6)
 
     # The optimisation.
     learning_rate: float = param(5e-4, "learning rate at the start; falls to 0 along a cosine",
@@ -89,7 +90,7 @@ class Config:
                        group="optimisation", low=1, high=10**9)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: no limit", group="optimisation",
                                low=0, high=1e6)
-    save_every: int = param(400, "steps between two checkpoints", group="optimisation", low=1)
+    save_every: int = param(400, "steps between two checkpoints", group="optimisation", low=1, high=10**9)
     seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
                       high=2**31 - 1)
 
@@ -97,7 +98,7 @@ class Config:
     precision: str = param("float32", "numbers that convolutions compute with in training", group="machine",
                            choices=("float32", "bfloat16"))
     accumulate: int = param(1, "parts of a batch whose gradients are computed one after another and averaged, for less "
-                               "memory", group="machine", low=1)
+                               "memory", group="machine", low=1, high=100_000)
     distribute: str = param("none", "train on several devices: 'mirrored' on all GPUs of this machine, 'multiworker' "
                                     "on the machines that TF_CONFIG names (TensorFlow only)", group="machine",
                             choices=("none", "mirrored", "multiworker"))
@@ -143,7 +144,9 @@ class Config:
         except FileNotFoundError:
             raise UserError(f"{path} is missing: it is written beside the weights and says how to build the "
                             "networks") from None
-        except (ValueError, UnicodeDecodeError):
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError):  # of bytes that are no text, no JSON, or nested too deeply
             raise UserError(f"{path} is not valid JSON; restore it from the run that wrote the weights") from None
         names = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(values, dict) or not values or not set(values) <= names:
@@ -163,9 +166,18 @@ def check(f, value):
     low, high, choices = (f.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise UserError(f"--{f.name} is one of {', '.join(choices)}, not {value!r}")
+    if f.type is str and not is_name(value):
+        raise UserError(f"--{f.name} holds characters that no file's name has")
     if f.type in (int, float) and not low <= value <= high:  # also false for NaN
-        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise UserError(f"--{f.name} must be {bounds}, not {value}")
+        raise UserError(f"--{f.name} must be from {low:g} to {high:g}, not {value}")
+
+
+def is_name(text):
+    """Whether a file may have the name `text`."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def article(kind):

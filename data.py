@@ -246,12 +246,15 @@ def fingerprint(paths):
 
 
 def whole(cache, shape):
-    """Whether the file `cache` is there and holds a uint8 array of this shape."""
-    try:
-        frames = np.load(cache, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    """Whether the file `cache` is there and holds a uint8 array of this shape, and nothing else."""
+    if not os.path.isfile(cache):
         return False
-    return frames.shape == shape and frames.dtype == np.uint8
+    try:
+        frames = np.lib.format.open_memmap(cache, mode="r")
+    except Exception:  # of damaged headers NumPy raises many kinds
+        return False
+    return (frames.shape == shape and frames.dtype == np.uint8 and frames.flags.c_contiguous
+            and frames.offset + frames.nbytes == os.path.getsize(cache))
 
 
 def sweep(cache, stem):

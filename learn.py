@@ -5,12 +5,17 @@ meaning in `build_parser` and config.py. TensorFlow and OpenCV are imported wher
 not wait.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main`: without a traceback through the imports
+
 import argparse
 import dataclasses
 import inspect
 import math
 import os
-import signal
+import re
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
@@ -20,6 +25,13 @@ from config import PRESETS, Config
 from files import UserError, check_folder, guard_streams, printable, quoted, say
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+DAY = 86_400  # seconds
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+LESS = dict(train="lower --batch_size, --chains, --seq_len, --width or --img_size, or raise --accumulate",
+            live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
+            simulate="lower --img_size")  # memory
+OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insufficient memory|Cannot allocate memory"
 
 
 def train(preset=None, resume=None, cache_dir=None, **values):
@@ -93,6 +105,8 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
     import video
 
     rows, columns = check_playing(seed, fps, grid)
+    if duration > DAY:
+        raise UserError(f"--duration {duration:g} is more than a day; take at most {DAY} seconds")
     video.check(out, fps)
     sampler, tile = load_sampler(weights, rows * columns, seed)
     fps = fps or sampler.config.fps
@@ -106,9 +120,7 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
 
 def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_000_000, overwrite=False):
     """Measure how close generated frames come to the footage, and for how long."""
-    if steps < 1:
-        raise UserError(f"--steps must be at least 1, not {steps}")
-    Config(seed=seed)
+    Config(seed=seed, steps=steps)
     import checkpoints
     import data
 
@@ -142,9 +154,9 @@ def check_playing(seed, fps, grid):
     Config(seed=seed, **({} if fps is None else {"fps": fps}))
     with suppress(ValueError):
         rows, columns = map(int, grid.lower().split("x"))
-        if min(rows, columns) > 0:
+        if min(rows, columns) >= 1 and max(rows, columns) <= 64:
             return rows, columns
-    raise UserError(f"--grid: {grid} is not rows x columns, such as 3x4")
+    raise UserError(f"--grid: {grid} is not rows x columns, such as 3x4, of at most 64 each")
 
 
 def load_sampler(weights, n, seed):
@@ -295,6 +307,18 @@ def rectangle(text):
 
 
 @contextmanager
+def ending_at_once():
+    """End the process at a signal as soon as Python hears of it: exceptions would be lost, or told, within imports."""
+    handlers = {number: signal.signal(number, lambda number, _: os._exit(128 + number)) for number in STOPS
+                if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def hushed():
     """Import Keras with its backend, whose start-up messages are shown only when starting fails."""
     if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
@@ -304,7 +328,7 @@ def hushed():
     # on an AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     screen = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
+    with ending_at_once(), tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             import keras
@@ -314,7 +338,7 @@ def hushed():
                 import tensorflow as tf
 
                 tf.config.list_logical_devices()  # which writes messages too
-        except BaseException:
+        except Exception:
             chatter.seek(0)
             os.write(screen, chatter.read())
             raise
@@ -325,11 +349,12 @@ def hushed():
 
 def main(argv=None):
     """Run one command line; returns its exit status."""
-    for number in signal.SIGTERM, signal.SIGHUP:
+    for number in STOPS:  # by way of every clean-up
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))  # by way of every clean-up
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     with suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")  # whatever its encoding
+    mode = None
     try:
         given = vars(build_parser().parse_args(argv))
         mode = given.pop("mode")
@@ -338,16 +363,26 @@ def main(argv=None):
                 used = " or ".join(f"--mode {other}" for other in MODES if name in flags(other))
                 raise UserError(f"--{name} has no effect in --mode {mode}; it is a flag of {used}")
         MODES[mode](**given)
-    except UserError as error:
-        print(printable(f"learn.py: {error}"), file=sys.stderr)
+    except Exception as error:
+        if not (sentence := explained(error, mode)):
+            raise
+        print(printable(f"learn.py: {sentence}"), file=sys.stderr)
         return 2
-    except ImportError as error:
-        print(f"learn.py: {error}; see what requirements.txt names, and that OpenCV finds the libraries it wants "
-              "(on Debian: apt install libgl1 libglib2.0-0 libxcb1)", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     return 0
+
+
+def explained(error, mode):
+    """What a user can mend about an error, in a sentence; None where it is the program's."""
+    if isinstance(error, UserError):
+        return str(error)
+    if re.search(OUT_OF_MEMORY, f"{type(error).__name__} {error}"):
+        return f"out of memory; {LESS.get(mode, 'end other programs, or take a larger machine')}"
+    if isinstance(error, ImportError):
+        return (f"{error}; see what requirements.txt names, and that OpenCV finds the libraries it wants "
+                "(on Debian: apt install libgl1 libglib2.0-0 libxcb1)")
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"
+    return None
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
     """
     import simulator
 
-    if n_frames < 1:
-        raise UserError(f"{n_frames} simulated frames are no data set; ask for 1 or more")
+    if not 1 <= n_frames < 10**7:  # which their names have room for
+        raise UserError(f"{n_frames} simulated frames are no data set; ask for --n_frames from 1 to 9999999")
     frames = itertools.islice(simulator.frames(img_size, seed), n_frames)
     return write((cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames), data_dir, overwrite,
                  origin=dict(kind="simulation", seed=seed, n_frames=n_frames, img_size=img_size),

@@ -28,13 +28,13 @@ def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path)
 
 @pytest.mark.parametrize("flags, complaint", [
     (["--crop=1,2,3,4"], "--crop has no effect in --mode train; it is a flag of --mode prepare"),
-    (["--mode=live", "--epochs=3"], "--epochs has no effect in --mode live; it is a flag of --mode train"),
+    (["--mode=live", "--steps=3"], "--steps has no effect in --mode live; it is a flag of --mode train or --mode eval"),
     (["--mode=prepare", "--seed=1"], "--seed has no effect in --mode prepare"),
     (["--mode=video", "--out=film.avi"], ".png, .apng, .gif, .webp, .mp4, .webm"),
     (["--mode=dance"], "--mode"),
     (["--bogus"], "--bogus"),
     (["--epoch=3"], "--epoch"),
-    (["--epochs=3", "--max_minutes=1"], "--epochs and --max_minutes both say when a run ends"),
+    (["--steps=3", "--max_minutes=1"], "--steps and --max_minutes both say when a run ends"),
     (["--img_size=48"], "--img_size 48 is not a power of two"),
     (["--img_size=big"], "--img_size"),
     (["--mode=live", "--fps=0"], "--fps: 0 is not a positive number"),

@@ -6,9 +6,11 @@ import shutil
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 
 import checkpoints
+import data
 import files
 import learn as program
 import train
@@ -184,3 +186,85 @@ def test_damaged_weights_are_told_with_the_older_ones(run, small, tmp_path):
     with pytest.raises(UserError, match=r"weights\.10\.weights\.h5 is damaged .*; take older ones with --weights "
                                         r".*weights\.9\.5\.weights\.h5"):
         checkpoints.load_weights(VideoModel(Config(**small)), copy / "weights.10")
+
+
+@pytest.mark.parametrize("flags", [
+    "--mode=video --duration=1e7", "--mode=video --duration=1e7 --loop", "--mode=video --grid=65x1",
+    "--mode=live --fps=1e6",
+    "--mode=live --grid=99999x99999", "--mode=simulate --n_frames=10000000", "--steps=1000000000000", "--gamma=inf",
+    "--mode=eval --steps=1000000000000", "--latent_size=100000", "--rnn_units=100000", "--width=99999",
+    "--img_size=2048",
+    "--save_every=9999999999", "--accumulate=9999999", "--chains=99999999", "--batch_size=9999999",
+    "--seq_len=99999", "--max_minutes=1e9", "--every_nth=99999", "--learning_rate=2", "--seed=9999999999"])
+def test_every_number_has_bounds(tmp_path, monkeypatch, capsys, flags):
+    monkeypatch.chdir(tmp_path)
+    assert program.main(flags.split()) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert flags.split("--")[-1 if "loop" not in flags else -2].partition("=")[0] in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), np._core._exceptions._ArrayMemoryError((9,), np.dtype("u1")),
+                                   RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+                                   OSError(12, "Cannot allocate memory"), "tensorflow", "opencv"])
+def test_out_of_memory_is_told_with_what_to_lower(tmp_path, monkeypatch, capsys, error):
+    import cv2
+    import tensorflow as tf
+
+    error = {"tensorflow": tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+             "opencv": cv2.error("(-4:Insufficient memory) Failed to allocate 9 bytes")}.get(str(error), error)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "load_sampler", fail)
+    assert program.main(["--mode=video"]) == 2
+    assert capsys.readouterr().err == "learn.py: out of memory; lower --grid, --scale or --duration\n"
+
+
+def test_what_is_no_fault_of_the_user_is_a_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "load_sampler", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        program.main(["--mode=video"])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "\ufeff{}", '{"data_dir": "a\\u0000b"}',
+                                  '{"data_dir": "\\ud800"}', '{"width": 1e400}', '{"width": ' + "9" * 5000 + "}"])
+def test_an_odd_config_is_refused_in_a_sentence(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        Config.load(tmp_path / "config.json")
+
+
+def odd_caches(whole):
+    header, n = whole[:128], len(whole)
+    yield from (b"", b"\x93NUMPY", whole[:-1], whole + b"x", header.replace(b"|u1", b"|i1") + whole[128:],
+                header.replace(b"False", b"True ") + whole[128:], b"PK\x03\x04" + whole, b"\x80\x04." + whole,
+                whole[:8] + b"\x75" + whole[9:], whole[:10] + b"(" * 100 + whole[110:], bytes(n),
+                header.replace(b"(40, 16", b"(16, 40") + whole[128:])
+
+
+def test_an_odd_cache_is_made_anew(footage, monkeypatch):
+    monkeypatch.chdir(footage)
+    cache = data.load("frames", 16)
+    whole = cache.read_bytes()
+    for odd in odd_caches(whole):
+        cache.write_bytes(odd)
+        assert data.load("frames", 16) == cache
+        assert cache.read_bytes() == whole
+    cache.unlink()
+    os.mkfifo(cache)
+    assert data.load("frames", 16).read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_the_imports_ends_in_silence(run, number):
+    process = start(run.parents[1], "--mode=video", "--out=o.png")
+    for line in process.stdout:
+        if line.startswith("playing"):
+            break
+    process.send_signal(number)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 128 + number
