@@ -1,63 +1,74 @@
-"""Distances between samples of frames, and what states look like over time: NumPy and OpenCV, no pretrained network.
+"""Distances between samples of frames, and statistics of states over time: NumPy and OpenCV, no pretrained network.
 
-A sample is an array of clips, uint8 [groups, n, 3, H, W, 3]: the frames of a clip are one model step apart, and the
-groups are chains of the lamp, or stretches of the footage. The last frame matters to `tremor` alone; to the others a
-clip is the pair of its first two.
+A sample is an array of clips, uint8 [groups, n, 3, H, W, 3]: three frames, a step of the model apart; the groups are
+generated videos, or stretches of the footage. All use the first frame, or the difference of the first two; `jitter`
+alone uses the third.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 
-# Sliced Wasserstein distance, by the numbers of Karras et al., "Progressive growing of GANs", 2018.
-PATCH, PATCHES, PROJECTIONS, COARSEST = 7, 128, 512, 16
+# Of the sliced Wasserstein distance, as Karras et al. 2018 have it, but for a quarter of their projections: more change
+# neither the values nor their spread. Fewer patches would: distances grow, and their multiples come nearer to 1.
+PATCH_SIZE, PATCHES, PROJECTIONS = 7, 128, 128
+COARSEST = 16  # pixels of the last level of a pyramid
 
-FLOWS = 512  # clips of a sample whose optical flow is measured
+FLOW_CLIPS = 512  # clips of a sample whose optical flow is computed
+SMALLEST_FLOW = 16  # pixels to which smaller frames are enlarged, as the algorithm wants at least 12
 SHIFTS = 8  # groups that each group is compared with for diversity
-POOL = 4096  # frames of the footage among which the nearest is looked for
+POOL = 4096  # frames of the footage among which the nearest neighbour is looked for
 
 
-def distances(sample, reference, seed):
-    """Distances of a sample to a reference sample, by name.
+def distances(samples, reference, seed):
+    """Distances of each of some samples to a reference sample: a list of dicts.
 
-    looks and motion: sliced Wasserstein distances of frames, and of the changes in a step, at each level of
-    the pyramid and their mean. The others: Wasserstein distances of single numbers. flow: the speed of a pixel, in
-    pixels a step. brightness: the mean luma of a frame, in grey levels. colour: the mean of a frame in each channel,
-    in grey levels. bright area: the share of a frame that is brighter than Otsu's threshold of the reference. Of the
-    larger sample some clips are left out.
+    swd_frame, swd_difference: sliced Wasserstein distances of frames and of differences of consecutive frames; with
+        _<pixels> at a level of the pyramid, without it their mean.
+    The others are Wasserstein distances of distributions of single numbers:
+    flow: the speed of a pixel, in pixels a step.
+    brightness: the mean luma of a frame, in grey levels.
+    colour: the mean of a frame in each channel, in grey levels.
+    foreground_share: the share of a frame brighter than Otsu's threshold of the reference.
+
+    Of larger samples some clips are left out, evenly spaced, so that all have the same number.
     """
-    sample, reference = flat(sample), flat(reference)
-    n = min(len(sample), len(reference))
-    sample, reference = (clips[np.linspace(0, len(clips) - 1, n).astype(int)] for clips in (sample, reference))
-    found = {}
-    for name, view in {"looks": lambda clips: clips[:, 0], "motion": change}.items():
-        levels = sliced_wasserstein(view(sample), view(reference), seed)
-        found |= {f"{name}, {sample.shape[3] >> i} px": level for i, level in enumerate(levels)}
-        found[name] = float(np.mean(levels))
-    ours, theirs = luma(sample[:, 0]), luma(reference[:, 0])
-    threshold, _ = cv2.threshold(theirs.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)
-    return found | {
-        "flow": wasserstein(flow(sample), flow(reference)),
-        "brightness": wasserstein(ours.mean((1, 2)), theirs.mean((1, 2))),
-        "colour": wasserstein(sample[:, 0].mean((1, 2)).T, reference[:, 0].mean((1, 2)).T),
-        "bright area": wasserstein((ours > threshold).mean((1, 2)), (theirs > threshold).mean((1, 2))),
-    }
+    *samples, reference = (flat(sample) for sample in (*samples, reference))
+    n = min(map(len, (*samples, reference)))
+    *samples, reference = (clips[np.linspace(0, len(clips) - 1, n).astype(int)] for clips in (*samples, reference))
+    found = [{} for _ in samples]
+    for name, view in {"swd_frame": lambda clips: clips[:, 0], "swd_difference": difference}.items():
+        levels = sliced_wasserstein([view(sample) for sample in samples], view(reference), seed)
+        for figures, of_levels in zip(found, levels, strict=True):
+            figures |= {f"{name}_{reference.shape[3] >> i}": level for i, level in enumerate(of_levels)}
+            figures[name] = float(np.mean(of_levels))
+    threshold, _ = cv2.threshold(luma(reference[:, 0]).reshape(1, -1), 0, 255, cv2.THRESH_OTSU)
+    expected = numbers(reference, threshold)
+    for figures, sample in zip(found, samples, strict=True):
+        figures |= {name: wasserstein(value, expected[name]) for name, value in numbers(sample, threshold).items()}
+    return found
+
+
+def numbers(clips, threshold):
+    """What `distances` compares as distributions of single numbers, of clips [N, 3, H, W, 3]."""
+    grey = luma(clips[:, 0])
+    return {"flow": flow(clips), "brightness": grey.mean((1, 2)), "colour": clips[:, 0].mean((1, 2)).T,
+            "foreground_share": (grey > threshold).mean((1, 2))}
 
 
 def speed(sample):
-    """Mean absolute change of a frame in one step, in grey levels."""
-    return float(np.abs(change(flat(sample))).mean())
+    """Mean absolute difference of consecutive frames, in grey levels."""
+    return float(np.abs(difference(flat(sample))).mean())
 
 
-def tremor(sample):
-    """How much the change of a frame varies from one step to the next: the deviation of their ratio's logarithm.
+def jitter(sample):
+    """How much the difference of frames varies from one step to the next: the deviation of the ratio's logarithm.
 
-    What swims steadily has little of it, even where it is now quick and now slow; what trembles or jumps has much.
+    Steady motion has little of it, be it fast or slow; what trembles or jumps has much.
     """
     clips = flat(sample)
-    first, second = (np.abs(change(clips, step)).mean((1, 2, 3)) + 0.01 for step in (0, 1))  # 0: it stands still
+    first, second = (np.abs(difference(clips, step)).mean((1, 2, 3)) + 0.01 for step in (0, 1))  # 0: nothing moves
     return float(np.std(np.log(second / first)))
 
 
@@ -65,7 +76,7 @@ def diversity(sample):
     """Mean absolute distance of frames of different groups, in grey levels.
 
     Each group is compared with some that are a quarter to three quarters of their number further on: of footage, with
-    frames far apart in time.
+    frames far away in time.
     """
     frames = np.ascontiguousarray(sample[:, :, 0])
     shifts = {math.ceil(shift) for shift in np.linspace(len(frames) / 4, len(frames) * 3 / 4, SHIFTS)}
@@ -73,77 +84,82 @@ def diversity(sample):
                           for shift in shifts]))
 
 
-def nearest(frames, film, places=None, apart=0):
-    """Distance of each of the frames [N, H, W, 3] to the nearest of some of the film, root mean square, in grey levels.
+def nearest_neighbour(frames, footage, places=None, excluded=0):
+    """Distance of each of the frames [N, H, W, 3] to the nearest of some of the footage: root mean square, grey levels.
 
-    With `places` [N], where these frames stand in the film themselves, only frames more than `apart` away count.
+    With `places` [N], the frames' own indices in the footage, only frames more than `excluded` away count.
     """
-    stride = math.ceil(len(film) / POOL)
-    pool, points = thumbnails(film[::stride]), thumbnails(frames)
+    stride = math.ceil(len(footage) / POOL)
+    pool, points = thumbnails(footage[::stride]), thumbnails(frames)
     squares = (points**2).sum(1)[:, None] - 2 * points @ pool.T + (pool**2).sum(1)
     if places is not None:
-        squares[np.abs(places[:, None] - stride * np.arange(len(pool))) <= apart] = np.inf
+        squares[np.abs(places[:, None] - stride * np.arange(len(pool))) <= excluded] = np.inf
     return np.sqrt(np.maximum(squares.min(1), 0) / pool.shape[1])
 
 
-def sliced_wasserstein(images, reference, seed):
-    """Sliced Wasserstein distance of two sets of images [N, H, W, 3], at each level of their Laplacian pyramids.
+def sliced_wasserstein(samples, reference, seed):
+    """Sliced Wasserstein distance of sets of images [N, H, W, 3] to a reference set, by level: [samples][levels].
 
-    Each channel of each set is brought to mean 0 and deviation 1 first, so what is told is the shape of things; of a
-    frame's brightness and colour `distances` tells in other ways.
+    Of patches at each level of Laplacian pyramids (Karras et al., "Progressive growing of GANs", 2018,
+    https://arxiv.org/abs/1710.10196). Each channel of each level is scaled to mean 0 and deviation 1 first, so that it
+    measures shapes, whatever the brightness and colour, which `distances` compares by themselves.
     """
     rng = np.random.default_rng(seed)
-    found = []
-    for levels in zip(pyramid(images), pyramid(reference), strict=True):
-        ours, theirs = (patches(normalise(level), rng) for level in levels)
-        directions = rng.standard_normal((PROJECTIONS, ours.shape[1]), np.float32)
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        found.append(float(np.mean([wasserstein(some @ ours.T, some @ theirs.T)
-                                    for some in np.split(directions, PROJECTIONS // 128)])))
+    directions = rng.standard_normal((PROJECTIONS, PATCH_SIZE**2 * 3), np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    found = [[] for _ in samples]
+    for *levels, expected in zip(*map(pyramid, (*samples, reference)), strict=True):
+        expected = directions @ patches(expected, rng).T
+        for of_levels, level in zip(found, levels, strict=True):
+            of_levels.append(wasserstein(directions @ patches(level, rng).T, expected))
     return found
 
 
 def pyramid(images):
     """Laplacian pyramid of images [N, H, W, 3]: float32 arrays, finest first, down to COARSEST pixels."""
-    levels, images = [], images.astype(np.float32)
+    images = images.astype(np.float32)
     while images.shape[1] > COARSEST:
         smaller = np.stack([cv2.pyrDown(image) for image in images])
-        levels.append(images - np.stack([cv2.pyrUp(image) for image in smaller]))
+        yield images - np.stack([cv2.pyrUp(image) for image in smaller])
         images = smaller
-    return [*levels, images]
-
-
-def normalise(images):
-    """Images [N, H, W, 3] with mean 0 and deviation 1 in each channel."""
-    mean, deviation = cv2.meanStdDev(images.reshape(-1, 1, 3))
-    return (images - mean.ravel().astype(np.float32)) / (deviation.ravel().astype(np.float32) + 1e-6)
+    yield images
 
 
 def patches(images, rng):
-    """PATCHES random patches of each of the images [N, H, W, 3], as vectors [N * PATCHES, PATCH * PATCH * 3]."""
+    """PATCHES random patches of each of the images [N, H, W, 3], as vectors [N * PATCHES, PATCH_SIZE**2 * 3].
+
+    Each channel is scaled by its mean and deviation in all of the images.
+    """
+    mean, deviation = (part.ravel().astype(np.float32) for part in cv2.meanStdDev(images.reshape(-1, 1, 3)))
     n, height, width, _ = images.shape
     which = np.repeat(np.arange(n), PATCHES)
-    top, left = (rng.integers(0, side - PATCH + 1, len(which)) for side in (height, width))
-    windows = np.lib.stride_tricks.sliding_window_view(images, (PATCH, PATCH), axis=(1, 2))
-    return windows[which, top, left].reshape(len(which), -1)
+    top, left = (rng.integers(0, side - PATCH_SIZE + 1, len(which)) for side in (height, width))
+    windows = np.lib.stride_tricks.sliding_window_view(images, (PATCH_SIZE, PATCH_SIZE), axis=(1, 2))
+    chosen = windows[which, top, left]  # [N * PATCHES, 3, PATCH_SIZE, PATCH_SIZE]
+    chosen -= mean[:, None, None]
+    chosen /= deviation[:, None, None] + 1e-6
+    return chosen.reshape(len(which), -1)
 
 
 def wasserstein(one, two):
-    """Wasserstein distance of two sets of as many numbers, float [N] or [rows, N], averaged over rows.
-
-    It sorts them where they are.
-    """
-    with ThreadPoolExecutor() as threads:  # sorting is what costs, and NumPy sorts on one core
-        list(threads.map(np.ndarray.sort, [*np.atleast_2d(one), *np.atleast_2d(two)]))
-    return float(np.abs(np.subtract(one, two, out=one), out=one).mean())
+    """Wasserstein distance of two sets of as many numbers, [N] or [rows, N], averaged over rows."""
+    return float(np.abs(np.sort(one) - np.sort(two)).mean())
 
 
 def flow(clips):
-    """Speed of each pixel in FLOWS of the clips [N, 3, H, W, 3], in pixels a step, by DIS (Kroeger et al. 2016)."""
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0)  # frames are small
-    chosen = clips[np.linspace(0, len(clips) - 1, min(FLOWS, len(clips))).astype(int), :2]
-    return np.concatenate([np.linalg.norm(dis.calc(*luma(pair), None), axis=-1).ravel() for pair in chosen])
+    """Speed of each pixel in FLOW_CLIPS of the clips [N, 3, H, W, 3], in pixels a step.
+
+    By dense inverse search (Kroeger et al. 2016, https://arxiv.org/abs/1603.03590).
+    """
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setFinestScale(0)  # frames are small
+    scale = max(1, SMALLEST_FLOW // clips.shape[3])
+    chosen = clips[np.linspace(0, len(clips) - 1, min(FLOW_CLIPS, len(clips))).astype(int), :2]
+    found = []
+    for pair in chosen:
+        before, after = (cv2.resize(grey, None, fx=scale, fy=scale) for grey in luma(pair))
+        found.append(np.linalg.norm(search.calc(before, after, None), axis=-1).ravel() / scale)
+    return np.concatenate(found)
 
 
 def flat(sample):
@@ -151,8 +167,8 @@ def flat(sample):
     return sample.reshape(-1, *sample.shape[2:])
 
 
-def change(clips, step=0):
-    """What changes in a step, the first by default, of clips [N, 3, H, W, 3]: int16 [N, H, W, 3]."""
+def difference(clips, step=0):
+    """The difference over a step, the first by default, of clips [N, 3, H, W, 3]: int16 [N, H, W, 3]."""
     return clips[:, step + 1].astype(np.int16) - clips[:, step]
 
 
@@ -169,24 +185,26 @@ def thumbnails(frames):
     return np.stack(small).reshape(len(small), -1).astype(np.float32)
 
 
-def describe(states):
-    """Each coordinate of states [N, Z]: mean, deviation, skewness, kurtosis, largest correlation to another: [5, Z]."""
+def moments(states):
+    """Of each coordinate of states [N, Z]: mean, deviation, skewness, kurtosis, largest absolute correlation with
+    another: [5, Z].
+    """
     mean, std = states.mean(0), states.std(0) + 1e-6
     scaled = (states - mean) / std
     correlations = np.abs(scaled.T @ scaled / len(scaled) - np.eye(scaled.shape[1]))
     return np.stack([mean, std, (scaled**3).mean(0), (scaled**4).mean(0), correlations.max(0)])
 
 
-def separation(states):
-    """Mean and smallest distance of any two of the states [chains, Z]; a mean of about 1 is that of normal vectors."""
-    apart = np.linalg.norm(states[:, None] - states, axis=-1)[np.triu_indices(len(states), 1)]
-    return np.array([apart.mean(), apart.min()]) / math.sqrt(2 * states.shape[1])
+def pairwise_distances(states):
+    """Mean and smallest distance of two of the states [videos, Z], as a share of sqrt(2 Z), that of normal vectors."""
+    found = np.linalg.norm(states[:, None] - states, axis=-1)[np.triu_indices(len(states), 1)]
+    return np.array([found.mean(), found.min()]) / math.sqrt(2 * states.shape[1])
 
 
 def autocorrelation(states, longest):
     """Mean product of states [T, Z] a lag apart, as a share of their mean square, for lags from 0 to `longest`.
 
-    Nothing is subtracted first: a lamp that stands still is perfectly correlated.
+    No mean is subtracted: states that stand still are perfectly correlated. By the Wiener-Khinchin theorem.
     """
     length = 2 ** math.ceil(math.log2(len(states) + longest))
     power = sum(np.abs(np.fft.rfft(coordinate, length)) ** 2 for coordinate in states.T)

@@ -1,9 +1,13 @@
-"""Functions that several test files share: learn.py in processes of its own, and waiting for them."""
+"""Functions that several test files share: learn.py in processes of its own, waiting, and footage."""
 
+import math
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import cv2
+import numpy as np
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # s that a busy machine may take for what an idle one does at once
@@ -33,3 +37,25 @@ def until(found, process=None, seconds=PATIENCE):
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.01)
     return result
+
+
+def discs(n, size, seed=0):
+    """n frames uint8 [n, size, size, 3] of six bright discs that wander about: footage that takes no time to make."""
+    rng = np.random.default_rng(seed)
+    path = cv2.GaussianBlur(rng.standard_normal((n, 12)), (1, 181), sigmaX=1, sigmaY=30)
+    place = (0.5 + 0.2 * path / path.std(0)).reshape(n, 6, 2)
+    grid = (np.arange(size) + 0.5) / size
+    frames = []
+    for part in np.array_split(place.astype(np.float32), math.ceil(n / 500)):
+        squares = (part[..., None] - grid.astype(np.float32)) ** 2  # [n, 6, 2, size]: of distances across and down
+        distance = np.sqrt(squares[:, :, 1, :, None] + squares[:, :, 0, None]) - [[[0.06]], [[0.08]], [[0.1]]] * 2
+        bright = 1 / (1 + np.exp(np.minimum(distance.min(1) * size / 0.35, 50)))
+        frames.append((bright[..., None] * [220, 120, 60] + [20, 15, 40]).astype(np.uint8))
+    return np.concatenate(frames)
+
+
+def write_frames(folder, frames):
+    """Write frames as the images that learn.py reads."""
+    folder.mkdir()
+    for i, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"image{i:05}.png"), frame[..., ::-1])

@@ -1,6 +1,5 @@
 """The figures: each planted fault is flagged by the figure meant for it, and real frames by none."""
 
-import itertools
 import json
 
 import cv2
@@ -10,32 +9,27 @@ import tensorflow as tf
 
 import evaluate
 import metrics
-import simulator
-from evaluate import CHAINS, Footage, Rollout, figure, is_good, state_figures
-from helpers import learn
+from evaluate import FIGURES, VIDEOS, Reference, Rollout, figure, is_good, state_figures
+from files import UserError
+from helpers import discs, learn, write_frames
 
 EVERY_NTH = 6
 
 
 @pytest.fixture(scope="module")
 def films():
-    """Every other 20 seconds of one film, and those between, three minutes each: uint8 [2, 6000, 32, 32, 3].
-
-    A half of so short a film may differ from the other by more than a lamp is allowed to: on which, chance decides,
-    and with it the processor, as a lamp is chaotic.
-    """
-    frames = np.stack(list(itertools.islice(simulator.frames(32, seed=0), 12_000)))
-    return frames.reshape(10, 2, 600, 32, 32, 3).swapaxes(0, 1).reshape(2, 6000, 32, 32, 3)
+    """Every other 20 seconds of a film, and those between, three minutes each: uint8 [2, 6000, 32, 32, 3]."""
+    return discs(12_000, 32).reshape(10, 2, 600, 32, 32, 3).swapaxes(0, 1).reshape(2, 6000, 32, 32, 3)
 
 
 @pytest.fixture(scope="module")
 def footage(films):
-    """What samples are compared with, by fewer patches, to save time."""
+    """What samples are compared with: fewer clips and patches than by default, to save time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "PATCHES", 32)
-        patch.setattr(metrics, "FLOWS", 256)
+        patch.setattr(metrics, "FLOW_CLIPS", 256)
         patch.setattr(evaluate, "CLIPS", 768)
-        yield Footage(films[0], EVERY_NTH, np.random.default_rng(0))
+        yield Reference(films[0], EVERY_NTH, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +41,7 @@ def clips(films):
 
 def flagged(footage, sample):
     """The names of the figures that call a sample bad."""
-    figures = footage.compare(np.ascontiguousarray(sample), seed=0)
+    [figures] = footage.compare([np.ascontiguousarray(sample)], seed=0)
     return {name for name, value in figures.items() if not is_good(figure(name, [value], 1))}
 
 
@@ -82,8 +76,9 @@ def discoloured(clips):
 
 
 @pytest.mark.parametrize(("fault", "names"), [
-    (blurred, {"looks"}), (frozen, {"speed", "motion", "flow"}), (shuffled, {"speed", "motion", "flow"}),
-    (at_double_speed, {"speed", "flow"}), (alike, {"diversity"}), (discoloured, {"colour"}),
+    (blurred, {"swd_frame"}), (frozen, {"speed", "swd_difference", "flow"}),
+    (shuffled, {"speed", "swd_difference", "flow"}), (at_double_speed, {"speed", "flow"}),
+    (alike, {"diversity"}), (discoloured, {"colour"}),
 ])
 def test_planted_faults_are_flagged(footage, clips, fault, names):
     assert names <= flagged(footage, fault(clips))
@@ -92,13 +87,13 @@ def test_planted_faults_are_flagged(footage, clips, fault, names):
 def test_steps_of_uneven_length_are_flagged(footage, films):
     starts = np.arange(0, 120 - 2 * EVERY_NTH, 7)
     uneven = films[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.array([[0, 5, 12], [0, 7, 12]] * 8)]
-    assert flagged(footage, uneven) == {"tremor"}
+    assert flagged(footage, uneven) == {"jitter"}
 
 
 def test_frames_of_short_footage_in_any_order_are_less_diverse_than_those_far_apart_in_time():
     def mixed(light):
         film = np.broadcast_to(light.astype(np.uint8)[:, None, None, None], (len(light), 16, 16, 3))
-        return Footage(film, EVERY_NTH, np.random.default_rng(0)).mixed()
+        return Reference(film, EVERY_NTH, np.random.default_rng(0)).best_diversity()
 
     # Any two places of a ramp of length 1 are 1/3 apart; two that are s of it apart, or 1 - s, are 2 s (1 - s).
     far = np.linspace(1 / 4, 3 / 4, 1000)
@@ -109,7 +104,7 @@ def test_frames_of_short_footage_in_any_order_are_less_diverse_than_those_far_ap
 def test_copies_of_the_footage_are_flagged(footage, films):
     whole = films[0].reshape(10, 600, 32, 32, 3)[:, :594]  # no clip reaches over a cut
     copies = whole.reshape(30, 11, 3, 6, 32, 32, 3)[:, :, :, 0]
-    assert flagged(footage, copies) == {"novelty"}
+    assert flagged(footage, copies) == {"nearest_neighbour_ratio"}
 
 
 class Planted:
@@ -143,7 +138,7 @@ def standing_still(z, age, normal):
 
 def looping(z, age, normal):
     """A loop of 500 frames, a chain apart from the others in phase."""
-    own = tf.range(CHAINS, dtype=tf.float32)[:, None]
+    own = tf.range(VIDEOS, dtype=tf.float32)[:, None]
     turn = 2 * np.pi * (age + own) / (500 / EVERY_NTH)
     return 2**0.5 * tf.sin(turn * tf.range(1.0, 65.0) + tf.range(64.0))
 
@@ -163,23 +158,24 @@ def narrowing(z, age, normal):
 
 
 @pytest.mark.parametrize(("step", "names"), [
-    (healthy, set()), (standing_still, {"autocorrelation from lag 1000"}),
-    (looping, {"autocorrelation from lag 1000"}),
-    (falling_into_step, {"chains apart", "closest chains"}), (drifting, {"state mean"}),
-    (narrowing, {"state deviation"}),
+    (healthy, set()), (standing_still, {"autocorrelation_1000"}),
+    (looping, {"autocorrelation_1000"}),
+    (falling_into_step, {"state_distance_mean", "state_distance_least"}), (drifting, {"state_mean"}),
+    (narrowing, {"state_deviation"}),
 ])
-def test_planted_states_are_flagged(step, names):
+def test_planted_states_are_flagged(step, names, monkeypatch):
+    monkeypatch.setattr(evaluate, "SAMPLED", 1)
     found = {figure["name"] for figure in state_figures(Rollout(Planted(step), 0, 20)) if not is_good(figure)}
     assert found >= names if names else not found
 
 
-def test_samples_are_of_lamps_and_times_of_their_own():
-    rolled = Rollout(Planted(healthy), 0, 14)
-    for samples in rolled.early, rolled.late:
-        assert [sample.shape for sample in samples] == 3 * [(4 * CHAINS, 1000, 64)]
-        assert len(np.unique(np.concatenate(samples)[:, 0], axis=0)) == 12 * CHAINS
-    last = list(rolled.film(0, 14))[-12:]
-    begun = [sample[i * CHAINS, 0, 0] for sample in rolled.late for i in range(4)]
+def test_samples_are_of_videos_and_times_of_their_own():
+    rollout = Rollout(Planted(healthy), 0, 14)
+    for samples in rollout.early, rollout.late:
+        assert [sample.shape for sample in samples] == 3 * [(4 * VIDEOS, 1000, 64)]
+        assert len(np.unique(np.concatenate(samples)[:, 0], axis=0)) == 12 * VIDEOS
+    last = list(rollout.latents([0, 0, 3], 14))[-12:]
+    begun = [sample[i * VIDEOS, 0, 0] for sample in rollout.late for i in range(4)]
     assert sorted(begun) == sorted(latents[0, 0, 0] for latents in last)
 
 
@@ -191,39 +187,58 @@ def test_autocorrelation_is_that_of_the_definition():
 
 def test_sliced_wasserstein_of_equal_sets_is_small(footage):
     frames = footage.sample[:, :, 0].reshape(-1, 32, 32, 3)
-    same = metrics.sliced_wasserstein(frames, frames[::-1], 0)
+    [same] = metrics.sliced_wasserstein([frames], frames[::-1], 0)
     noise = np.random.default_rng(0).normal(0, 20, frames.shape)
-    fine, coarse = metrics.sliced_wasserstein(np.clip(frames + noise, 0, 255), frames, 0)
+    [[fine, coarse]] = metrics.sliced_wasserstein([np.clip(frames + noise, 0, 255)], frames, 0)
     assert same[0] < fine / 3
     assert same[1] < coarse
 
 
+def test_frames_of_eight_pixels_can_be_compared(films):
+    small = np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA) for frame in films[0, :1200]])
+    reference = Reference(small, EVERY_NTH, np.random.default_rng(0))
+    [figures] = reference.compare([reference.halves[0]], 0)
+    assert all(np.isfinite(value) for value in figures.values())
+    assert "swd_frame_8" in figures
+
+
+def test_flow_is_in_pixels_at_any_size():
+    """A pattern that moves by one pixel a step, at 32 and at 8 pixels."""
+    for size in 32, 8:
+        wave = 127 + 100 * np.sin(np.pi / 4 * (np.arange(size + 2)[:, None] + np.arange(size)) / (size / 8))
+        clip = np.stack([wave[2 - i:2 - i + size] for i in range(3)]).astype(np.uint8)[..., None].repeat(3, -1)
+        assert 0.5 < np.median(metrics.flow(clip[None])) < 1.5, size
+
+
 def test_eval_from_the_command_line(run, tmp_path):
-    lamp_frames = tmp_path / "frames"
-    assert learn(tmp_path, "--mode", "simulate", "--n_frames", 400, "--img_size", 16).returncode == 0
-    done = learn(tmp_path, "--mode", "eval", "--weights", run, "--data_dir", lamp_frames, "--steps", 3000)
+    frames = tmp_path / "frames"
+    write_frames(frames, discs(400, 16))
+    done = learn(tmp_path, "--mode", "eval", "--weights", run, "--data_dir", frames, "--steps", 3000)
     assert done.returncode == 0, done.stderr
-    for words in ("looks", "autocorrelation from lag 1000", "late / early looks", "eval.json"):
-        assert words in done.stdout
     entry = json.loads((run / "eval.json").read_text())["weights.10"]
     assert entry["steps"] == 3000
     assert all(np.isfinite(figure["value"]) for figure in entry["figures"])
+    lines = done.stdout.splitlines()
+    for name in FIGURES:
+        assert any(line.startswith(f"{name} ") for line in lines), name
+        assert any(line.startswith(f"{name}: ") for line in lines), f"{name} is explained"
     for picture in "weights.10.clips.png", "weights.10.endurance.png":
         assert cv2.imread(str(run / picture)).std() > 0
-    shorter = "--mode", "eval", "--weights", run, "--data_dir", lamp_frames, "--steps", 2000
-    assert "the figures of 3,000 steps; give --steps as many, or --overwrite" in learn(tmp_path, *shorter).stderr
+    with pytest.raises(UserError, match="the figures of 3,000 steps; give --steps as many, or --overwrite"):
+        evaluate.evaluate(run / "weights.10", None, 0, 2000)
     assert json.loads((run / "eval.json").read_text())["weights.10"] == entry
 
 
-def test_eval_says_what_is_missing(run, tmp_path):
-    def eval_(*flags):
-        done = learn(tmp_path, "--mode", "eval", "--weights", run, *flags)
-        assert done.returncode == 2
-        sentence = done.stderr.splitlines()[-1]  # after a progress bar
-        assert sentence.startswith("learn.py: ") and "Traceback" not in done.stderr
-        return sentence
+def test_short_footage_is_refused(run, tmp_path):
+    np.save(tmp_path / "frames.npy", discs(12, 16))
+    with pytest.raises(UserError, match="12 frames are too few"):
+        evaluate.evaluate(run / "weights.10", tmp_path / "frames.npy", 0, 3000)
 
-    assert "nowhere" in eval_("--data_dir", "nowhere")
-    assert learn(tmp_path, "--mode", "simulate", "--n_frames", 12, "--img_size", 16).returncode == 0
-    assert "too few" in eval_("--data_dir", "frames")
-    assert "--steps" in eval_("--steps", 0)
+
+def test_a_foreign_eval_json_is_left_alone(run, tmp_path):
+    for name in "weights.10.weights.h5", "config.json":
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "eval.json").write_text("mine")
+    with pytest.raises(UserError, match="move it away"):
+        evaluate.evaluate(tmp_path / "weights.10", tmp_path / "frames.npy", 0, 3000)
+    assert (tmp_path / "eval.json").read_text() == "mine"
