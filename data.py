@@ -14,6 +14,7 @@ import re
 import shutil
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -337,12 +338,15 @@ def decode(path):
 
 
 def chunks(png):
-    """The names of the chunks of a PNG file that are there whole."""
-    names, end = set(), 8
-    while end + 12 <= len(png):
-        name, end = png[end + 4:end + 8], end + 12 + int.from_bytes(png[end:end + 4])
-        if end <= len(png):
+    """The names of the chunks of a PNG file up to its end, or to one damaged that a decoder needs."""
+    names, start, view = set(), 8, memoryview(png)
+    while start + 12 <= len(png) and b"IEND" not in names:
+        name, end = png[start + 4:start + 8], start + 12 + int.from_bytes(png[start:start + 4])
+        if zlib.crc32(view[start + 4:end - 4]) == int.from_bytes(png[end - 4:end]):
             names.add(name)
+        elif name[:1].isupper():  # libpng would print so
+            break
+        start = end
     return names
 
 

@@ -550,3 +550,16 @@ def test_a_window_of_a_sequence_is_read_from_a_random_step_on(tmp_path):
     assert batch.shape == (150, 3, 1, 1, 3)
     assert firsts.min() < 20
     assert firsts.max() > 175, "also the last frames are seen"
+
+
+def test_a_png_with_a_damaged_chunk_is_told_in_silence(tmp_path, capfd):
+    whole = cv2.imencode(".png", np.arange(768, dtype=np.uint8).reshape(16, 16, 3))[1].tobytes()
+    for place in (20, whole.index(b"IDAT") + 9, len(whole) - 20, len(whole) - 2):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            data.decode(tmp_path / "a.png")
+    assert capfd.readouterr().err == ""
+    (tmp_path / "a.png").write_bytes(whole[:33] + b"\0\0\0\3tEXta\0b\0\0\0\0" + whole[33:])  # which no decoder needs
+    assert data.decode(tmp_path / "a.png").shape == (16, 16, 3)
