@@ -91,13 +91,13 @@ def meet(workers, index):
                         "program that uses it, or name another") from None
     with listener:
         while missing:
+            if missing != told:
+                say(f"waiting for {', '.join(missing)}")
+                told = [*missing]
             for worker in [*missing]:
                 host, _, port = worker.rpartition(":")
                 with suppress(OSError, UnicodeError), socket.create_connection((host.strip("[]"), int(port)), 1):
                     missing.remove(worker)
-            if missing and missing != told:
-                say(f"waiting for {', '.join(missing)}")
-                told = [*missing]
             time.sleep(0.2 if missing else 0)
 
 

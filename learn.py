@@ -60,6 +60,8 @@ def train(preset=None, resume=None, cache_dir=None, **values):
         raise UserError(f"the frames in {config.data_dir} are not those that {run} was trained on; bring those back, "
                         f"or train on others with --data_dir {quoted(config.data_dir)}")
     config = dataclasses.replace(config, footage=footage, fps=fps)
+    check_memory(config.chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
+                 * config.clip_len * config.img_size**2 * config.width, LESS["train"])
     with hushed():
         import backend
         import train
@@ -114,6 +116,7 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
     frames = sampler.frames(sampler.steps_at_once)
     if loop:
         steps = max(1, round(count / sampler.config.every_nth))
+        check_memory(4 * rows * columns * steps * sampler.config.latent_size, "lower --duration or --grid")
         count, frames = steps * sampler.config.every_nth, sampler.loop(steps)
     video.write((tile(frames, rows) for frames in frames), out, fps, count, scale)
 
@@ -159,11 +162,21 @@ def check_playing(seed, fps, grid):
     raise UserError(f"--grid: {grid} is not rows x columns, such as 3x4, of at most 64 each")
 
 
+def check_memory(numbers, advice):
+    """Refuse what keeps more float32 numbers at once than this machine has memory for; the system would kill it."""
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * numbers > here:
+        raise UserError(f"that takes more than {4 * numbers / 2**30:,.0f} GiB of memory, and this machine has "
+                        f"{here / 2**30:,.0f}; {advice}")
+
+
 def load_sampler(weights, n, seed):
     """(a Sampler of `n` videos, the function that tiles its frames)."""
     import checkpoints
 
     prefix = checkpoints.find_weights(weights)
+    config = Config.load(prefix.with_name("config.json"))
+    check_memory(n * config.every_nth * config.img_size**2 * max(3, config.width // 2), LESS["live"])
     say(f"playing {prefix}")
     with hushed():
         import sample

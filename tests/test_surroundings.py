@@ -223,6 +223,21 @@ def test_out_of_memory_is_told_with_what_to_lower(tmp_path, monkeypatch, capsys,
     assert capsys.readouterr().err == "learn.py: out of memory; lower --grid, --scale or --duration\n"
 
 
+@pytest.mark.parametrize("flags, advice", [
+    ("--img_size=64 --width=1024 --batch_size=9999 --chains=9999", "lower --batch_size"),
+    ("--chains=900000 --seq_len=9999", "lower --batch_size, --chains"), ("--mode=video --grid=64x64", "lower --grid")])
+def test_what_no_memory_holds_is_refused(footage, run, small, monkeypatch, capsys, flags, advice):
+    monkeypatch.chdir(footage)
+    shutil.copytree(run.parent, "logs")
+    Config(**small | dict(img_size=1024, width=1024)).save(footage / "logs" / run.name / "config.json")
+    if "--img_size" not in flags:
+        flags = f"--img_size=16 {flags}" if "mode" not in flags else flags
+    assert program.main(flags.split()) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "that takes more than" in error
+    assert advice in error
+
+
 def test_what_is_no_fault_of_the_user_is_a_traceback(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(program, "load_sampler", lambda *_: 1 / 0)
