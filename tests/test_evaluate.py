@@ -128,15 +128,15 @@ class Planted:
         return latents, latents, (z[-1], age[-1])
 
 
-def healthy(z, age, normal):
+def healthy(z, _age, normal):
     return 0.95 * z + (1 - 0.95**2) ** 0.5 * normal
 
 
-def standing_still(z, age, normal):
+def standing_still(z, _age, _normal):
     return z
 
 
-def looping(z, age, normal):
+def looping(_z, age, _normal):
     """A loop of 500 frames, a chain apart from the others in phase."""
     own = tf.range(VIDEOS, dtype=tf.float32)[:, None]
     turn = 2 * np.pi * (age + own) / (500 / EVERY_NTH)

@@ -34,8 +34,9 @@ def built():
 
 
 @pytest.fixture(scope="session")
-def page(built, run, tmp_path_factory):
+def page(request, run, tmp_path_factory):
     """The folder of an exported model."""
+    request.getfixturevalue("built")
     folder = tmp_path_factory.mktemp("exported")
     done = learn(folder, "--mode=export", "--weights", run, "--out=page")
     assert (done.returncode, done.stderr) == (0, "")

@@ -89,7 +89,7 @@ def test_a_crop_outside_the_picture_is_refused(tmp_path, crop):
     assert not (tmp_path / "frames").exists()
 
 
-def test_shrinking_averages(tmp_path):
+def test_shrinking_averages():
     checks = np.indices((16, 16)).sum(0)[..., None].repeat(3, 2).astype(np.uint8) % 2 * 200
     assert np.abs(data.fit(checks, (0, 0, 16, 16), 8).astype(int) - 100).max() <= 1
 

@@ -191,7 +191,8 @@ def managed(display):
     manager.wait()
 
 
-def test_f_fills_the_screen(managed, rising):
+@pytest.mark.usefixtures("managed")
+def test_f_fills_the_screen(rising):
     size = rising.picture().shape
     rising.key("f")
     until(lambda: rising.picture().shape == (1024, 1280, 3))
