@@ -371,7 +371,9 @@ def main(argv=None):
     try:
         given = vars(build_parser().parse_args(argv))
         mode = given.pop("mode")
-        for name in given:
+        for name, value in given.items():
+            if value == []:  # what argparse of Python 3.11 makes of --name=--
+                raise UserError(f"--{name} takes a value, not --")
             if name not in flags(mode):
                 used = " or ".join(f"--mode {other}" for other in MODES if name in flags(other))
                 raise UserError(f"--{name} has no effect in --mode {mode}; it is a flag of {used}")

@@ -33,6 +33,7 @@ def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path)
     (["--mode=video", "--out=film.avi"], ".png, .apng, .gif, .webp, .mp4, .webm"),
     (["--mode=dance"], "--mode"),
     (["--bogus"], "--bogus"),
+    (["--mode=video", "--duration=--"], "--duration takes a value, not --"),
     (["--epoch=3"], "--epoch"),
     (["--steps=3", "--max_minutes=1"], "--steps and --max_minutes both say when a run ends"),
     (["--img_size=48"], "--img_size 48 is not a power of two"),
