@@ -16,6 +16,7 @@ Lengths are in heights of the glass, times in seconds, temperatures in the mean 
 1965), the stream function at their corners, so that no flow has a divergence and what leaves a cell enters the next.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +68,10 @@ class Fluids:
         self.physics = p = physics or Physics()
         self.rows, self.columns = shape
         self.cell = 1 / self.rows
-        waves2 = [2 * (1 - np.cos(np.pi * np.arange(n) / n)) * self.rows**2 for n in shape]
-        walls2 = [2 * (1 - np.cos(np.pi * np.arange(1, n) / n)) * self.rows**2 for n in shape]
-        waves2 = waves2[0][:, None] + waves2[1]  # -lap in cosine space, of five points and exactly
-        self.biharmonic = np.float32((walls2[0][:, None] + walls2[1]) ** 2)  # lap^2 in sine space
+        waves2, walls2 = (  # -lap, of five points, in cosine and in sine space
+            np.add.outer(*(2 * (1 - np.cos(np.pi * np.arange(first, n) / n)) * self.rows**2 for n in shape))
+            for first in (0, 1))
+        self.biharmonic = np.float32(walls2**2)
         spread = p.diffusion * waves2 / FPS
         self.unmixing = np.float32(spread / (1 + spread * (1 + p.width**2 * waves2)))
         self.stiffness = np.float32(p.width**2 * waves2)
@@ -170,9 +171,9 @@ def upwind(w):
     return -(w + size) / 12, (7 * w + 3 * size) / 12, (7 * w - 3 * size) / 12, -(w - size) / 12
 
 
-def states(seed, physics=None, warm_up=WARM_UP):
+def states(seed):
     """Yield the states [2, ROWS, COLUMNS] of a lamp, 30 to the second, for ever."""
-    rng, fluids = np.random.default_rng(seed), Fluids(physics)
+    rng, fluids = np.random.default_rng(seed), Fluids()
     p = fluids.physics
     inside = np.full((ROWS, COLUMNS), -np.inf)  # distance from the nearest edge of wax
     while (inside > 0).mean() < 0.5 * p.share:  # the rest is dissolved or in threads, once the lamp is stirred
@@ -185,8 +186,8 @@ def states(seed, physics=None, warm_up=WARM_UP):
     shapes = np.sin(np.arange(1, 5)[:, None] * angle)  # of the heater's pattern
     mean, keep = 1 - p.middle * np.cos(2 * angle), np.exp(-1 / FPS / p.wander_time)
     waves = rng.standard_normal(4)
-    for n in range(2**63):
-        if n >= warm_up * FPS:
+    for step in itertools.count():
+        if step >= WARM_UP * FPS:
             yield state
         waves = keep * waves + np.sqrt(1 - keep**2) * rng.standard_normal(4)
         hot = np.maximum(mean + p.wander * (waves @ shapes), 0).astype(np.float32)
@@ -265,6 +266,7 @@ def cubic(up, across):
 
 
 def bell(z, width):
+    """1 at z = 0, 0 some widths off."""
     return np.exp(-((z / width) ** 2))
 
 
