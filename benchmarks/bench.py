@@ -130,7 +130,7 @@ def playing():
             row(f"frames a second of one lamp, {what}, {name}", f"{figures[what]:,.0f}",
                 f"{figures['plain']:,.0f} (eager loop)", f"{figures[what] / figures['plain']:.1f}",
                 ">= 1,000" if figures is cores else "")
-    row("of a wall of 12, all together", f"{cores['wall']:,.0f}")
+    row("of a grid of 12, all together", f"{cores['grid']:,.0f}")
     for chains, key, wanted in (1, "roll_one", "<= 180 s"), (64, "roll_many", ""):
         row(f"a million steps of {chains} {'lamp' if chains == 1 else 'lamps'}, the latent alone",
             f"{1e6 / cores[key]:.0f} s", wanted=wanted)

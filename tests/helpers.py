@@ -34,7 +34,8 @@ def until(found, process=None, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not (result := found()):
         assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s")
         time.sleep(0.01)
     return result
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ImageGrab
 
-from helpers import ROOT, until
+from helpers import PATIENCE, ROOT, until
 
 needs_windows = pytest.mark.skipif(not cv2.currentUIFramework(), reason="this OpenCV was built without windows")
 
@@ -37,12 +37,11 @@ class Window:
 
     def wait_for_picture(self):
         # Without a window manager Qt misses about once in ten times that its window is mapped, and paints nothing.
-        for _ in range(3):
-            end = time.monotonic() + 2
-            while time.monotonic() < end:
-                if self.picture().any():
-                    return
-            self.xdotool("windowunmap", self.id, "sleep", 0.1, "windowmap", self.id)
+        for patience in (5, 20, PATIENCE):
+            try:
+                return until(lambda: self.picture().any(), self.process, patience)
+            except TimeoutError:
+                self.xdotool("windowunmap", self.id, "sleep", 0.1, "windowmap", self.id)
         raise AssertionError("no picture in the window")
 
     def __exit__(self, *_):

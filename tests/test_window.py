@@ -1,9 +1,9 @@
-"""The window shows the frames at their pace and closes when asked; the film holds every frame, or is not written."""
+"""The window shows the frames in time, follows its keys, and closes when asked."""
 
 import shutil
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,8 +30,6 @@ except KeyboardInterrupt:
 sys.stdin.read()
 """
 
-
-# The window.
 
 def showing(display, script=SHOW, **env):
     """The window of a Python script on `display`."""
@@ -84,7 +82,6 @@ def test_quitting_closes_the_window(display, action, end):
     with showing(display) as window:
         window.wait_for_picture()
         window.key("x")
-        time.sleep(0.1)
         assert window.find(), "another key closed it"
         action(window)
         until(lambda: not window.find())
@@ -92,91 +89,46 @@ def test_quitting_closes_the_window(display, action, end):
         assert window.process.communicate() == (end + "\n", "")
 
 
-# Grey frames, each brighter than the one before, ten a second; a new lamp is told on stdout.
-RISING = """
-import os, sys
+# Grey frames; a new video is told on stdout.
+GREY = """
+import itertools, os
 import numpy as np
 import window
 os.chdir(%r)
-frames = (np.full((16, 16, 3), 40 + i %% 200, np.uint8) for i in range(10_000))
-window.show(frames, 10, renew=lambda: print("renewed", flush=True), size=300)
+frames = itertools.repeat(np.full((16, 16, 3), 90, np.uint8))
+window.show(frames, 10, restart=lambda: print("restarted", flush=True), size=300)
 """
 
 
 @pytest.fixture
-def rising(display, tmp_path):
-    with showing(display, RISING % str(tmp_path)) as window:
+def grey(display, tmp_path):
+    with showing(display, GREY % str(tmp_path)) as window:
         window.wait_for_picture()
         yield window
 
 
-def grey(window):
-    return int(window.picture()[10, 10, 0])
+def test_n_asks_for_a_new_video(grey):
+    grey.key("n")
+    assert grey.process.stdout.readline() == "restarted\n"
 
 
-def rate(window, seconds=1.5):
-    """Frames a second, by how much brighter the window becomes."""
-    start, before = time.monotonic(), grey(window)
-    time.sleep(seconds)
-    after = grey(window)
-    return (after - before) % 200 / (time.monotonic() - start)
+def test_s_saves_the_frame(grey, tmp_path):
+    for count in 1, 2:
+        grey.key("s")
+        pictures = until(lambda: len(found := list(tmp_path.glob("duralava-*.png"))) == count and found)  # noqa: B023
+    for path in pictures:
+        picture = np.asarray(Image.open(path))
+        assert picture.shape == (16, 16, 3)
+        assert (picture == 90).all()
 
 
-def assert_pace(window, low, high, seconds=1.5):
-    """The window shows between `low` and `high` frames a second, as soon as the machine has time for it."""
-    rates = []
-    while not (rates and low < rates[-1] < high):
-        rates.append(rate(window, seconds))
-        assert len(rates) < 10, rates
-
-
-def test_space_pauses_and_goes_on(rising):
-    rising.key("space")
-    time.sleep(0.3)
-    assert rate(rising, 0.7) == 0
-    rising.key("space")
-    time.sleep(0.3)
-    assert_pace(rising, 7, 13)
-
-
-def test_plus_and_minus_change_the_speed(rising):
-    for _ in range(4):
-        rising.key("plus")
-    time.sleep(0.2)
-    assert_pace(rising, 19, 30)  # 10 * 1.25^4 = 24.4
-    for _ in range(8):
-        rising.key("minus")
-    time.sleep(0.2)
-    assert_pace(rising, 2.5, 5.5, seconds=3)
-
-
-def test_n_asks_for_a_new_lamp(rising):
-    rising.key("n")
-    assert rising.process.stdout.readline() == "renewed\n"
-
-
-def test_s_saves_the_frame(rising, tmp_path):
-    rising.key("space")
-    rising.key("s")
-    rising.key("s")
-    until(lambda: len(list(tmp_path.glob("duralava-*.png"))) == 2)
-    time.sleep(0.2)
-    first, second = (np.asarray(Image.open(path)) for path in tmp_path.glob("duralava-*.png"))
-    assert first.shape == (16, 16, 3)
-    assert (first == first[0, 0, 0]).all()
-    np.testing.assert_array_equal(first, second)
-
-
-def test_h_shows_the_keys(rising):
-    rising.key("space")
-    time.sleep(0.3)
-    plain = rising.picture()
-    assert (plain == plain[0, 0]).all()
-    rising.key("h")
-    until(lambda: len(np.unique(rising.picture())) > 20)
-    assert (rising.picture()[:20] == plain[:20]).all(), "the text stands below"
-    rising.key("h")
-    until(lambda: (rising.picture() == plain).all())
+def test_h_shows_the_keys(grey):
+    assert (grey.picture() == 90).all()
+    grey.key("h")
+    until(lambda: len(np.unique(grey.picture())) > 20)
+    assert (grey.picture()[:20] == 90).all(), "the text stands below"
+    grey.key("h")
+    until(lambda: (grey.picture() == 90).all())
 
 
 @pytest.fixture
@@ -184,91 +136,100 @@ def managed(display):
     """A window manager on the display: without one no window can fill the screen."""
     if not shutil.which("openbox"):
         pytest.skip("openbox, a window manager, is not installed")
-    manager = subprocess.Popen(["openbox"], env=environment(DISPLAY=display), stderr=subprocess.DEVNULL)
-    time.sleep(1)
+    env = environment(DISPLAY=display)
+    manager = subprocess.Popen(["openbox"], env=env, stderr=subprocess.DEVNULL)
+    until(lambda: not subprocess.run(["xdotool", "get_desktop"], env=env, capture_output=True).returncode, manager)
     yield
     manager.kill()
     manager.wait()
 
 
 @pytest.mark.usefixtures("managed")
-def test_f_fills_the_screen(rising):
-    size = rising.picture().shape
-    rising.key("f")
-    until(lambda: rising.picture().shape == (1024, 1280, 3))
-    rising.key("f")
-    until(lambda: rising.picture().shape == size)
+def test_f_fills_the_screen(grey):
+    size = grey.picture().shape
+    grey.key("f")
+    until(lambda: grey.picture().shape == (1024, 1280, 3))
+    grey.key("f")
+    until(lambda: grey.picture().shape == size)
 
 
-# Frames at 20 a second, the making or the drawing of some delayed: prints the seconds and the frames drawn.
-PACE = """
-import time
-import cv2
-import numpy as np
-import window
+class Clock:
+    """The clock by which `show` works in a test: time passes where the test says so, and while keys are waited for."""
 
-def timed(count, making, drawing):
-    def frames():
-        for i in range(count):
-            if i:
-                time.sleep(making(i))
-            yield np.full((8, 8, 3), 99, np.uint8)
+    def __init__(self, monkeypatch, keys=(), early=False, drawing=0.0):
+        self.now, self.keys, self.early, self.drawing, self.shown = 0.0, dict(keys), early, drawing, []
+        monkeypatch.setattr(window, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(window, "check_display", lambda: None)
+        for name, value in dict(namedWindow=None, resizeWindow=None, destroyAllWindows=None, getWindowProperty=1.0,
+                                getWindowImageRect=(0, 0, 64, 64)).items():
+            monkeypatch.setattr(window.cv2, name, lambda *_, value=value: value)
+        monkeypatch.setattr(window.cv2, "imshow", self.imshow)
+        monkeypatch.setattr(window.cv2, "waitKey", self.wait)
 
-    def slowly(title, picture):
-        drawn.append(time.sleep(drawing))
-        imshow(title, picture)
+    def imshow(self, _, picture):
+        self.shown.append((self.now, int(picture[0, 0, 0])))
+        self.now += self.drawing
 
-    drawn, imshow = [], cv2.imshow
-    cv2.imshow = slowly
-    try:
-        start = time.perf_counter()
+    def wait(self, milliseconds):
+        self.now += (min(milliseconds, 7) if self.early else milliseconds) / 1000  # a key ends the wait
+        due = [at for at in self.keys if at <= self.now]
+        return self.keys.pop(due[0]) if due else ord("x") if self.early else -1
+
+    def show(self, count, making=lambda i: 0):
+        """Show `count` frames, 20 a second; returns the seconds that took."""
+        def frames():
+            for i in range(count):
+                self.now += making(i) if i else 0
+                yield np.full((8, 8, 3), i, np.uint8)
+
         window.show(frames(), fps=20, size=64)
-        print(time.perf_counter() - start, len(drawn), flush=True)
-    finally:
-        cv2.imshow = imshow
-
-window.check_display()
-timed(%s)
-"""
+        return self.now
 
 
-def pace(display, count, making="lambda i: 0", drawing=0, keys=False):
-    with showing(display, PACE % f"{count}, {making}, {drawing}") as window:
-        while keys and window.process.poll() is None:
-            window.key("x")
-        out, err = window.process.communicate()
-    assert not err
-    seconds, drawn = out.split()
-    return float(seconds), int(drawn)
+@pytest.mark.parametrize("early", [False, True], ids=["no keys", "keys all the time"])
+def test_frames_come_by_the_clock(monkeypatch, early):
+    clock = Clock(monkeypatch, early=early)
+    assert clock.show(40) == pytest.approx(2, abs=0.01)
+    assert [frame for _, frame in clock.shown] == list(range(40))
+    assert np.diff([at for at, _ in clock.shown]) == pytest.approx(0.05, abs=0.01)
 
 
-def test_the_clock_sets_the_pace_whatever_keys_are_pressed(display):
-    seconds, drawn = pace(display, 40, keys=True)
-    assert 1.9 < seconds < 2.4
-    assert drawn >= 38  # every one, but for a hiccup of the machine
+def test_frames_in_bursts_are_shown_in_time(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert clock.show(36, lambda i: 0.12 if i % 6 == 0 else 0) == pytest.approx(36 / 20, abs=0.1)
+    assert len(clock.shown) >= 34
 
 
-def test_frames_in_bursts_keep_the_pace(display):
-    seconds, drawn = pace(display, 36, making="lambda i: 0.12 if i % 6 == 0 else 0")
-    assert 1.7 < seconds < 2.2
-    assert drawn >= 34
+def test_slow_drawing_skips_frames_and_stays_in_time(monkeypatch):
+    clock = Clock(monkeypatch, drawing=0.08)
+    assert clock.show(40) == pytest.approx(2, abs=0.2)  # not 3.2
+    assert 20 <= len(clock.shown) < 32
 
 
-def test_slow_drawing_leaves_out_frames_but_keeps_the_pace(display):
-    seconds, drawn = pace(display, 40, drawing=0.08)  # 3.2 s, if all were drawn
-    assert 1.9 < seconds < 2.6
-    assert 20 <= drawn < 32
+def test_slow_making_shows_every_frame(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert clock.show(15, lambda i: 0.1) > 1.4
+    assert len(clock.shown) == 15
 
 
-def test_slow_making_shows_every_frame(display):
-    seconds, drawn = pace(display, 15, making="lambda i: 0.1")
-    assert seconds > 1.4
-    assert drawn == 15
+def test_a_long_delay_is_not_followed_by_a_rush(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert clock.show(30, lambda i: 1.0 if i == 5 else 0) == pytest.approx(30 / 20 + 1, abs=0.1)
 
 
-def test_a_long_pause_is_not_followed_by_a_rush(display):
-    seconds, _ = pace(display, 30, making="lambda i: 1.0 if i == 5 else 0")
-    assert seconds > 0.25 + 1.0 + 1.1  # 25 frames are left after it: 1.25 s
+def test_space_pauses_and_goes_on(monkeypatch):
+    clock = Clock(monkeypatch, keys={0.5: ord(" "), 2.5: ord(" ")})
+    assert clock.show(40) == pytest.approx(2 + 2, abs=0.1)
+    assert max(np.diff([at for at, _ in clock.shown])) == pytest.approx(2, abs=0.1)
+
+
+def test_plus_and_minus_change_the_speed(monkeypatch):
+    clock = Clock(monkeypatch, keys={0.01 * i: ord("+") for i in range(4)})
+    clock.show(40)
+    assert np.diff([at for at, frame in clock.shown if frame > 10]).mean() == pytest.approx(1 / (20 * 1.25**4), rel=0.1)
+    clock = Clock(monkeypatch, keys={0.01 * i: ord("-") for i in range(4)})
+    clock.show(40)
+    assert np.diff([at for at, frame in clock.shown if frame > 10]).mean() == pytest.approx(1 / (20 * 0.8**4), rel=0.1)
 
 
 CHECK = """
