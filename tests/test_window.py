@@ -175,7 +175,7 @@ class Clock:
         due = [at for at in self.keys if at <= self.now]
         return self.keys.pop(due[0]) if due else ord("x") if self.early else -1
 
-    def show(self, count, making=lambda i: 0):
+    def show(self, count, making=lambda _: 0):
         """Show `count` frames, 20 a second; returns the seconds that took."""
         def frames():
             for i in range(count):
@@ -208,7 +208,7 @@ def test_slow_drawing_skips_frames_and_stays_in_time(monkeypatch):
 
 def test_slow_making_shows_every_frame(monkeypatch):
     clock = Clock(monkeypatch)
-    assert clock.show(15, lambda i: 0.1) > 1.4
+    assert clock.show(15, lambda _: 0.1) > 1.4
     assert len(clock.shown) == 15
 
 
