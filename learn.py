@@ -1,4 +1,4 @@
-"""The command line: train a lamp, watch it, film it, measure it; get frames from footage or from a simulation.
+"""The command line: get frames, train on them, and watch, film, measure or export what was trained.
 
 Each mode is a function, and its parameters are the flags it takes: their defaults stand in its signature, their
 meaning in `build_parser` and config.py. TensorFlow and OpenCV are imported where a mode begins, so that --help need
@@ -62,7 +62,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     config = dataclasses.replace(config, footage=footage, fps=fps)
     check_memory(config.chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
                  * config.clip_len * config.img_size**2 * config.width, LESS["train"])
-    with hushed():
+    with quiet_imports():
         import backend
         import train
 
@@ -130,7 +130,7 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
     prefix = checkpoints.find_weights(weights)
     frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size, cache_dir)
     say(f"evaluating {prefix} on {data_dir}")
-    with hushed():
+    with quiet_imports():
         import evaluate
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
     say(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
@@ -145,7 +145,7 @@ def export(weights=None, out="page"):
 
     prefix = checkpoints.find_weights(weights)
     say(f"exporting {prefix}")
-    with hushed():
+    with quiet_imports():
         import export
     difference = export.export(prefix, out)
     say(f"{out} holds the model, equal to TensorFlow's within {difference:.0e}; watch it with: python -m http.server "
@@ -178,7 +178,7 @@ def load_sampler(weights, n, seed):
     config = Config.load(prefix.with_name("config.json"))
     check_memory(n * config.every_nth * config.img_size**2 * max(3, config.width // 2), LESS["live"])
     say(f"playing {prefix}")
-    with hushed():
+    with quiet_imports():
         import sample
     return sample.Sampler(prefix, n, seed), sample.tile
 
@@ -332,7 +332,7 @@ def ending_at_once():
 
 
 @contextmanager
-def hushed():
+def quiet_imports():
     """Import Keras with its backend, whose start-up messages are shown only when starting fails."""
     if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
         raise UserError(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is not supported; set it to tensorflow or jax")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from learn import hushed
+from learn import quiet_imports
 
 ROOT = sys.path[0]
 ORIGINAL = "--preset original"  # batch 32, 20 steps, 64x64, all frames decoded
@@ -147,7 +147,7 @@ def playing():
 
 def measure_peak():
     """GFLOP/s of a matrix product and of a convolution as the networks have them."""
-    with hushed():
+    with quiet_imports():
         import tensorflow as tf
 
     def rate(work, gflop):
@@ -168,7 +168,7 @@ def measure_overhead():
     """Seconds that reading a batch takes, and that a step's share of logs and checkpoints does."""
     from config import Config
 
-    with hushed():
+    with quiet_imports():
         import data
         import train
         from gan import GAN, METRICS

@@ -100,7 +100,7 @@ def command_line(rng):
 
 def main(cases=1000, seed=0):
     """Run so many cases in a new folder; prints what came of them by kind, and those that went wrong."""
-    with learn.hushed():
+    with learn.quiet_imports():
         import train
         import video
         from models import VideoModel

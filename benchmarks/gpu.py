@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from learn import hushed
+from learn import quiet_imports
 
 ROOT = sys.path[0]
 
@@ -42,7 +42,7 @@ def child(*command):
 
 def peak(size):
     """TFLOP/s of a float32 matrix product [size, size], at the backend's default precision."""
-    with hushed():
+    with quiet_imports():
         import keras
         from keras import ops
 

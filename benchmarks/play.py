@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import checkpoints
-from learn import hushed
+from learn import quiet_imports
 
 SECONDS = 5  # that each figure is measured for
 
@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--weights")
     parser.add_argument("--threads", type=int, default=0, help="of TensorFlow; 0: one for each core")
     flags = parser.parse_args()
-    with hushed():
+    with quiet_imports():
         import keras
 
         if keras.backend.backend() == "tensorflow":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from config import PRESETS, Config
-from learn import build_parser, hushed
+from learn import build_parser, quiet_imports
 
 
 def unroll(models, gan):
@@ -102,7 +102,7 @@ def device_memory():
 
 def measure(config, repeat, unrolled):
     """Time the first call of a training step and `repeat` more, on random clips."""
-    with hushed():
+    with quiet_imports():
         import numpy as np
 
         import gan

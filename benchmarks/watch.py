@@ -41,10 +41,10 @@ def window(prefix, fps, seconds):
     with screen():
         import cv2
 
-        from learn import hushed
+        from learn import quiet_imports
         from window import show
 
-        with hushed():
+        with quiet_imports():
             import sample
         times, imshow = [], cv2.imshow
 
@@ -80,9 +80,9 @@ def page(prefix, seconds):
     """Play the exported lamp in Chromium for so long; the times of its frames, in seconds."""
     from playwright.sync_api import sync_playwright
 
-    from learn import hushed
+    from learn import quiet_imports
 
-    with hushed():
+    with quiet_imports():
         import export
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         export.export(prefix, Path(folder, "page"))
