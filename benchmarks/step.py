@@ -76,7 +76,9 @@ def graph_gflop(graph):
 
 def gflop(gan, real):
     """GFLOP of a step."""
-    args = gan.state, real, 1e-4, [0.0, 0.0]
+    import numpy as np
+
+    args = gan.state, real, np.float32(1e-4), np.zeros(2, np.float32)
     if gan.backend.name == "tensorflow":
         import tensorflow as tf
 

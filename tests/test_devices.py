@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import threading
 
 import numpy as np
 import pytest
@@ -114,27 +113,6 @@ def test_says_what_tf_config_has_to_hold(value):
 def test_knows_machines_by_name_and_by_number():
     hosts = ["alpha-1.local:2222", "10.0.0.7:65535", "[fe80::1]:1"]
     assert check_cluster(cluster(hosts, 2)) == (hosts, 2)
-
-
-def test_machines_meet_in_any_order_and_say_whom_they_wait_for(capsys):
-    hosts = free_hosts(3)
-    threads = [threading.Thread(target=meet, args=(hosts, i), daemon=True) for i in range(3)]
-    threads[0].start()
-    shown = []
-    until(lambda: shown.append(capsys.readouterr().out) or "\n" in "".join(shown))
-    assert "".join(shown).splitlines()[0] == f"waiting for {hosts[1]}, {hosts[2]}"
-    for thread in threads[1:]:
-        thread.start()
-    # A machine that has met all others leaves its port to TensorFlow, which listens there on.
-    with contextlib.ExitStack() as stack:
-        for thread, host in zip(threads, hosts, strict=True):
-            def took_over(thread=thread, host=host):
-                with contextlib.suppress(OSError):
-                    stack.enter_context(socket.create_server(("", int(host[10:]))))
-                    return True
-                return not thread.is_alive()
-            until(took_over)
-            until(lambda thread=thread: not thread.is_alive())
 
 
 def test_a_port_in_use_is_told():
