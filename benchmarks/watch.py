@@ -30,7 +30,7 @@ COUNT = """() => {
     const drawImage = CanvasRenderingContext2D.prototype.drawImage;
     window.times = [];
     CanvasRenderingContext2D.prototype.drawImage = function (...args) {
-        if (this.canvas.id === "lamp") window.times.push(performance.now() / 1000);
+        if (this.canvas.id === "video") window.times.push(performance.now() / 1000);
         return drawImage.apply(this, args);
     };
 }"""
@@ -53,7 +53,7 @@ def window(prefix, fps, seconds):
             times.append(time.perf_counter())
 
         cv2.imshow = timed
-        frames = (lamps[0] for lamps in sample.Sampler(prefix).frames())
+        frames = (frames[0] for frames in sample.Sampler(prefix).frames())
         next(frames)  # the networks are built, and the lamps warm
         end = time.perf_counter() + seconds
         show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)
