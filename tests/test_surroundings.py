@@ -71,7 +71,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_state(footage, small, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=rf"step 2 could not be saved in {run} \(No space left on device\); make room "
+    with pytest.raises(UserError, match=rf"step 1 could not be saved in {run} \(No space left on device\); make room "
                                         rf"there, then go on from state.1.h5 with: --resume {run}"):
         train.train(Config(**small, steps=2), train.data.load("frames", 16), run)
     monkeypatch.undo()
