@@ -77,7 +77,7 @@ def discoloured(clips):
 
 @pytest.mark.parametrize(("fault", "names"), [
     (blurred, {"swd_frame"}), (frozen, {"speed", "swd_difference", "flow"}),
-    (shuffled, {"speed", "jitter", "flow"}), (at_double_speed, {"speed", "flow"}),
+    (shuffled, {"speed", "jitter", "swd_difference", "flow"}), (at_double_speed, {"speed", "flow"}),
     (alike, {"diversity"}), (discoloured, {"colour"}),
 ])
 def test_planted_faults_are_flagged(footage, clips, fault, names):
