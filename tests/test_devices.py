@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 
 import numpy as np
 import pytest
@@ -113,6 +114,32 @@ def test_says_what_tf_config_has_to_hold(value):
 def test_knows_machines_by_name_and_by_number():
     hosts = ["alpha-1.local:2222", "10.0.0.7:65535", "[fe80::1]:1"]
     assert check_cluster(cluster(hosts, 2)) == (hosts, 2)
+
+
+def test_machines_meet_in_any_order_and_say_whom_they_wait_for(capsys):
+    hosts, shown = free_hosts(3), []
+    threads = [threading.Thread(target=meet, args=(hosts, i), daemon=True) for i in range(3)]
+
+    def told(i):
+        shown.append(capsys.readouterr().out)
+        others = ", ".join(host for host in hosts if host != hosts[i])
+        return f"waiting for {others}" in "".join(shown)  # then it listens on its own port
+
+    for i, thread in enumerate(threads):
+        thread.start()
+        until(lambda i=i: told(i))
+    # A machine that has met all others leaves its port to TensorFlow, which listens there on, here to the test.
+    with contextlib.ExitStack() as stack:
+        left = [*hosts]
+
+        def met():
+            for host in [*left]:
+                with contextlib.suppress(OSError):
+                    stack.enter_context(socket.create_server(("", int(host[10:]))))
+                    left.remove(host)
+            return not any(thread.is_alive() for thread in threads)
+
+        until(met)
 
 
 def test_a_port_in_use_is_told():
