@@ -62,7 +62,7 @@ class TensorFlow:
 
         import devices
 
-        self.tf, self.strategy = tf, devices.make_strategy(distribute)
+        self.tf, self.devices, self.strategy = tf, devices, devices.make_strategy(distribute)
         self.replicas = devices.local_replicas(self.strategy)  # numbers of this machine's devices
         self.count = self.strategy.num_replicas_in_sync
         self.gone = devices.GONE
@@ -108,9 +108,7 @@ class TensorFlow:
 
     def describe(self):
         """What a run computes on, in words."""
-        import devices
-
-        return devices.describe(self.strategy)
+        return self.devices.describe(self.strategy)
 
     def agree(self, plan):
         """See that all machines of a run are about to do the same, by a text that says what.
@@ -118,9 +116,7 @@ class TensorFlow:
         Raises:
             UserError: they are not.
         """
-        import devices
-
-        devices.agree(self.strategy, plan)
+        self.devices.agree(self.strategy, plan)
 
     def place(self, tree):
         """A nested structure of arrays as each device holds it."""

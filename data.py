@@ -134,11 +134,6 @@ def digest(cache):
     return found.hexdigest()
 
 
-def count(cache):
-    """The number of frames in the cache that `load` made."""
-    return len(np.load(cache, mmap_mode="r", allow_pickle=False))
-
-
 def background(cache):
     """What a fixed camera shows where nothing moves, of up to a thousand frames spread over the cache.
 

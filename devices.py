@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import tensorflow as tf
 
-from files import UserError, say
+from files import UserError, handling, say
 
 # What TensorFlow may say where another machine of a run does not answer.
 GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError, tf.errors.DeadlineExceededError)
@@ -28,15 +28,8 @@ def make_strategy(name):
         return tf.distribute.MirroredStrategy()
     if name == "multiworker":
         meet(*check_cluster(os.environ.get("TF_CONFIG", "")))
-        stops = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-                 if signal.getsignal(number) != signal.SIG_IGN]
-        # Where TensorFlow waits it does not let Python hear of signals: these end the process themselves.
-        handlers = [signal.signal(number, signal.SIG_DFL) for number in stops]
-        try:
+        with handling(signal.SIG_DFL):  # where TensorFlow waits it does not let Python hear of signals
             return tf.distribute.MultiWorkerMirroredStrategy()
-        finally:
-            for number, handler in zip(stops, handlers, strict=True):
-                signal.signal(number, handler)
     return tf.distribute.get_strategy()
 
 

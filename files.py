@@ -4,11 +4,14 @@ import fcntl
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 class UserError(Exception):
@@ -61,17 +64,20 @@ def replacing(path):
 
 @contextmanager
 def lock(folder, what):
-    """Hold the folder for this process alone; the lock ends with the process, however that ends.
+    """Hold the folder for this process alone, where the file system has locks; it ends with the process at the latest.
 
     Raises:
         UserError: another process holds it; `what` says in words what that does.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is {what} {folder}; wait for its end, or take another folder") from None
+        except OSError:  # no locks there
+            pass
         yield
-    except BlockingIOError:
-        raise UserError(f"another process is {what} {folder}; wait for its end, or end it") from None
     finally:
         os.close(descriptor)
 
@@ -92,6 +98,21 @@ def check_folder(path):
         reason = getattr(error, "strerror", None) or "a link to itself"
         raise UserError(f"{path} cannot be written to ({parent}: {reason}); make it a folder of yours, or work in "
                         "another folder") from None
+
+
+@contextmanager
+def handling(handler):
+    """Let `handler` act on STOPS, the signals that ask a process to end, but not on those it ignores, as under nohup.
+
+    Yields the handlers before, by signal; they are back when the block ends.
+    """
+    previous = {number: signal.signal(number, handler) for number in STOPS
+                if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield previous
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Stream:

@@ -22,12 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from config import PRESETS, Config
-from files import UserError, check_folder, guard_streams, printable, quoted, say
+from files import STOPS, UserError, check_folder, guard_streams, handling, printable, quoted, say
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 DAY = 86_400  # seconds
-STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 LESS = dict(train="lower --batch_size, --chains, --seq_len, --width or --img_size, or raise --accumulate",
             live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
             simulate="lower --img_size")  # memory
@@ -320,18 +319,6 @@ def rectangle(text):
 
 
 @contextmanager
-def ending_at_once():
-    """End the process at a signal as soon as Python hears of it: exceptions would be lost, or told, within imports."""
-    handlers = {number: signal.signal(number, lambda number, _: os._exit(128 + number)) for number in STOPS
-                if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def quiet_imports():
     """Import Keras with its backend, whose start-up messages are shown only when starting fails."""
     if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
@@ -341,7 +328,8 @@ def quiet_imports():
     # on an AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     screen = os.dup(2)
-    with ending_at_once(), tempfile.TemporaryFile() as chatter:
+    # At a signal the process ends at once: exceptions would be lost, or told, within imports.
+    with handling(lambda number, _: os._exit(128 + number)), tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             import keras

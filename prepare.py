@@ -4,20 +4,18 @@ The images are what data.py reads. The folder belongs to one source: nothing is 
 here is deleted, unless the caller says overwrite.
 """
 
-import fcntl
 import hashlib
 import itertools
 import json
 import os
 import re
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
 from tqdm import tqdm
 
 from data import RECORD, images, record, square
-from files import UserError, printable, replacing
+from files import UserError, lock, printable, replacing
 from film import Film, sample
 
 # Stored, neither filtered nor compressed: twice the space on the disk, but encoded four times and read three times as
@@ -98,7 +96,7 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
     data_dir = Path(data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with alone(data_dir):
+        with lock(data_dir, "writing frames to"):
             old, noted = images(data_dir), record(data_dir)
             ours = noted.get("origin") == origin and all(re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
             if not overwrite:
@@ -120,22 +118,6 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
     except OSError as error:
         raise UserError(f"{error.filename or data_dir} cannot be written: {error.strerror}") from None
     return noted
-
-
-@contextmanager
-def alone(folder):
-    """Keep other processes from writing to `folder`, as long as this one lives."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems have no locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another process is writing frames to {folder}; wait for it, or take another folder"
-                                ) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def note(data_dir, noted):

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import checkpoints
 import data
-from files import UserError, lock, quoted, say
+from files import UserError, handling, lock, quoted, say
 from gan import GAN, METRICS, SAMPLES
 
 STATE_SECONDS = 300  # between two saved training states, where --save_every steps take longer
@@ -63,32 +63,40 @@ def train(config, frames, run=None, backend=None):
     started = time.perf_counter()
     gan = GAN(config, backend)
     backend, step, seconds = gan.backend, 0, 0.0
-    if run:
-        step, seconds = resume(gan, run)
-        started -= seconds
-    else:
-        gan.init_from_stats(data.background(frames), data.displacement_curve(frames, config.every_nth, gan.lags,
-                                                                             config.time_scale))
-    batches = data.batches(frames, config.batch_size, config.seq_len, config.every_nth, config.seed, step, gan.rows(),
-                           config.window)
-    backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")
     chief = backend.replicas[0] == 0
-    if chief:
-        run = run or new_run()
-        with saving(run, step):
-            config.save(run / "config.json")
-        say(f"training in {run} on {backend.describe()}; "
-            f"curves and pictures: tensorboard --logdir {quoted(run.parent)}")
-        say(f"{sizes(gan)}; the first step takes a while")
-    at_once = math.gcd(backend.steps_at_once, step, config.save_every, *([] if config.max_minutes else [config.steps]))
 
     def progress(step):
         """The share of the run that is done, 0..1: by the clock where --max_minutes is given, else by steps."""
         return min(1.0, seconds / (60 * config.max_minutes) if config.max_minutes else step / config.steps)
 
-    with lock(run, "training in") if chief else nullcontext(), prefetched(batches, at_once) as stacks, \
-            noted(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received, \
-            SummaryWriter(run) if chief else nullcontext() as log, progress_bar(progress(step), chief) as bar:
+    with ExitStack() as held:
+        if run and chief:
+            held.enter_context(lock(run, "training in"))
+            checkpoints.sweep(run)
+        if run:
+            step, seconds = resume(gan, run)
+            started -= seconds
+        else:
+            gan.init_from_stats(data.background(frames), data.displacement_curve(frames, config.every_nth, gan.lags,
+                                                                                 config.time_scale))
+        batches = data.batches(frames, config.batch_size, config.seq_len, config.every_nth, config.seed, step,
+                               gan.rows(), config.window)
+        backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")
+        received = held.enter_context(noted())
+        if chief:
+            if not run:
+                run = new_run()
+                held.enter_context(lock(run, "training in"))
+            with saving(run, step):
+                config.save(run / "config.json")
+            say(f"training in {run} on {backend.describe()}; "
+                f"curves and pictures: tensorboard --logdir {quoted(run.parent)}")
+            say(f"{sizes(gan)}; the first step takes a while")
+            log = held.enter_context(SummaryWriter(run))
+        at_once = math.gcd(backend.steps_at_once, step, config.save_every,
+                           *([] if config.max_minutes else [config.steps]))
+        stacks = held.enter_context(prefetched(batches, at_once))
+        bar = held.enter_context(progress_bar(progress(step), chief))
         saved_at, stop = time.perf_counter(), 0
         while progress(step) < 1 and not stop:
             rates = [learning_rate(config, step + i, progress(step + i)) for i in range(at_once)]
@@ -137,7 +145,6 @@ def resume(gan, run):
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    checkpoints.sweep(run)
     saved = checkpoints.load_state(checkpoints.find_state(run), gan.resumable() | {"seconds": np.float64(0)})
     gan.restore(saved)
     return int(saved["state"]["step"]), float(saved["seconds"])
@@ -190,7 +197,7 @@ def prefetched(batches, n):
 
 
 @contextmanager
-def noted(*signals):
+def noted():
     """Note a signal in the list yielded, to be acted on when the step is done; a second one acts at once."""
     received = []
 
@@ -200,13 +207,8 @@ def noted(*signals):
         with suppress(OSError):  # not print, which may be in the midst of a line itself
             os.write(2, b"\nstopping as soon as this step is done and saved\n")
 
-    previous = {number: signal.signal(number, note) for number in signals
-                if signal.getsignal(number) != signal.SIG_IGN}  # as nohup has it
-    try:
+    with handling(note) as previous:
         yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def progress_bar(done, shown):

@@ -74,7 +74,7 @@ def test_the_cache_holds_the_frames_in_order(tmp_path):
     read = np.load(cache, allow_pickle=False)
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, frames)
-    assert data.count(cache) == 200
+    assert len(np.load(cache)) == 200
 
 
 def test_frames_are_cut_square_in_the_middle_and_resized(tmp_path):
@@ -165,7 +165,7 @@ def test_frames_still_being_written_are_refused(tmp_path):
     with pytest.raises(UserError, match="only part of its frames"):
         data.load(folder, 16)
     (folder / data.RECORD).unlink()
-    assert data.count(data.load(folder, 16)) == 2
+    assert len(np.load(data.load(folder, 16))) == 2
 
 
 # --- what a folder may hold

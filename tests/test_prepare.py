@@ -328,7 +328,8 @@ def test_a_film_that_was_cut_off_says_how_much_is_missing(tmp_path):
 
 
 def test_two_do_not_write_to_one_folder(tmp_path):
-    script = "import sys, time, prepare\nwith prepare.alone(sys.argv[1]):\n  print(flush=True)\n  time.sleep(60)"
+    script = ("import sys, time, files\nwith files.lock(sys.argv[1], 'writing frames to'):\n"
+              "  print(flush=True)\n  time.sleep(60)")
     other = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=Path(prepare.__file__).parent,
                              stdout=subprocess.PIPE)
     try:

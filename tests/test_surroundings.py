@@ -101,8 +101,12 @@ def test_a_run_is_resumed_by_one_process_at_a_time(footage, small, monkeypatch):
     monkeypatch.chdir(footage)
     frames = train.data.load("frames", 16)
     run, _ = train.train(Config(**small, steps=1), frames)
+    before, part = (run / "config.json").read_bytes(), run / ".weights.2.weights.h5.1.part"
+    part.touch()
     with files.lock(run, "training in"), pytest.raises(UserError, match=f"another process is training in {run}"):
         train.train(Config(**small, steps=2), frames, run)
+    assert part.exists()
+    assert (run / "config.json").read_bytes() == before, "what the other process has written"
     train.train(Config(**small, steps=2), frames, run)
 
 
