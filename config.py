@@ -78,7 +78,8 @@ class Config:
                                         "that differ from the footage's", group="losses", low=0, high=1e6)
     displacement_weight: float = param(8.0, "weight of the penalty on displacements of the latent that differ from "
                                             "those --time_scale asks for", group="losses", low=0, high=1e6)
-    gamma: float = param(0.01, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2)",
+    gamma: float = param(0.01, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2); 0 with "
+                                "--arch original",
                          group="losses", low=0, high=1e6)
 
     # The optimisation.
@@ -114,6 +115,9 @@ class Config:
             raise UserError(f"--latent_size {self.latent_size} is odd; a state is made of pairs of numbers")
         if self.chains < self.batch_size:
             raise UserError(f"--chains {self.chains} is less than --batch_size {self.batch_size}")
+        if self.arch == "original" and self.gamma:
+            raise UserError(f"--gamma {self.gamma:g} needs --arch modern: a gradient penalty is of one clip, "
+                            "and the batch norm of the original mixes those of a batch; take --gamma 0")
         if self.batch_size % self.accumulate:
             raise UserError(f"--batch_size {self.batch_size} does not divide into --accumulate {self.accumulate} parts")
 

@@ -34,7 +34,7 @@ def test_the_original_preset_is_the_original():
     (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=21), "window"), (dict(chains=8), "chains"),
     (dict(accumulate=7), "batch_size"), (dict(precision="double"), "precision"),
     (dict(steps=0), "steps"), (dict(loss="none"), "loss"), (dict(batch_size=2.5), "batch_size"),
-    (dict(background=1), "background"), (dict(batch_size=True), "batch_size")])
+    (dict(arch="original"), "gamma 0.01"), (dict(background=1), "background"), (dict(batch_size=True), "batch_size")])
 def test_refuses_what_makes_no_sense(values, named):
     with pytest.raises(UserError, match=f"--{named} "):
         Config(**values)
