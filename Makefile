@@ -9,7 +9,7 @@ live video train: .venv/runtime  ## make train ARGS="--max_minutes 30"
 
 test: .venv/testing
 	.venv/bin/ruff check
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)  # most of a test is one core's work
+	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)  # most of a test is one core's work
 
 bench: .venv/runtime  ## what training and playing cost on this machine
 	.venv/bin/python benchmarks/bench.py

@@ -23,7 +23,17 @@ def small():
 
 @pytest.fixture
 def flags(small):
-    return [f"--{name}={value}" for name, value in small.items()]
+    return [f"--{name}={value}" for name, value in (small | dict(gamma=0)).items()]  # a third less graph to build
+
+
+@pytest.fixture
+def eagerly():
+    """Run what is compiled op by op: for a few steps this takes less time than to build the graph."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

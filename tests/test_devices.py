@@ -1,6 +1,7 @@
 """Several machines, here processes, train one run."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 
 import checkpoints
+import data
+import train
+from config import Config
 from devices import check_cluster, meet
 from files import UserError
-from helpers import learn, start, until
+from helpers import start, until
 
 
 def free_hosts(n):
@@ -47,36 +51,37 @@ def workers(folder, flags):
 
 
 def run_of_two(folder, flags):
-    with workers(folder, (flags, flags)) as processes:
-        for process in processes:
-            _, errors = process.communicate()
-            assert process.returncode == 0, errors
+    """Train on two machines to the end.
+
+    TensorFlow takes a machine that is silent for ten seconds for gone, be it only busy: then both start again.
+    """
+    for _ in range(3):
+        with workers(folder, (flags, flags)) as processes:
+            errors = "\n".join([process.communicate()[1] for process in processes])
+            codes = [process.returncode for process in processes]
+        if "stopped sending heartbeats" not in errors:
+            break
+    assert codes == [0, 0], errors
 
 
 @pytest.mark.slow
-def test_runs_of_one_and_of_two_machines_continue_each_other(footage, flags):
-    """Two machines are two parts of a batch on one."""
-    logs = footage / "logs"
-    assert learn(footage, *flags, "--steps=3", "--accumulate=2").returncode == 0
-    [one_one] = logs.iterdir()
-    one_two = logs / "one_two"
-    shutil.copytree(one_one, one_two)
-    run_of_two(footage, [*flags, "--steps=3"])
-    [two_one] = set(logs.iterdir()) - {one_one, one_two}  # of two machines only the first writes
-    assert learn(footage, "--resume", one_one, "--steps=6").returncode == 0
-    assert learn(footage, "--resume", two_one, "--steps=6", "--distribute=none", "--accumulate=2").returncode == 0
-    run_of_two(footage, ["--resume", one_two, "--steps=6", "--accumulate=1"])
-    assert json.loads((one_two / "config.json").read_text())["distribute"] == "multiworker"
-    reference = checkpoints.arrays(one_one / "weights.6.weights.h5")
-    for run in one_two, two_one:
-        found = checkpoints.arrays(run / "weights.6.weights.h5")
-        assert set(found) == set(reference)
-        for name in found:
-            np.testing.assert_allclose(found[name], reference[name], rtol=2e-5, atol=2e-5, err_msg=name)
+def test_two_machines_continue_a_run_as_two_parts_of_a_batch_on_one(footage, small, monkeypatch):
+    monkeypatch.chdir(footage)
+    config, frames = Config(**small, gamma=0.0, steps=3, accumulate=2), data.load("frames", 16)
+    alone, _ = train.train(config, frames)
+    shared = alone.with_name("shared")
+    shutil.copytree(alone, shared)
+    train.train(dataclasses.replace(config, steps=6), frames, alone)
+    run_of_two(footage, ["--resume", shared, "--steps=6", "--accumulate=1"])
+    assert Config.load(shared / "config.json").distribute == "multiworker"
+    theirs, ours = (checkpoints.arrays(run / "weights.6.weights.h5") for run in (alone, shared))
+    assert set(ours) == set(theirs)
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-5, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.slow
-def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags):
+def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags, monkeypatch):
     flags = [*flags, "--steps=100000", "--save_every=2"]
     with workers(footage, (flags, flags)) as (chief, other):
         until(lambda: list(footage.glob("logs/*/state.*.h5")), chief)
@@ -87,8 +92,10 @@ def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(foot
     assert "Traceback" not in errors
     [run] = (footage / "logs").iterdir()
     step = int(checkpoints.find_state(run).name.split(".")[1])
-    done = learn(footage, f"--resume={run.relative_to(footage)}", "--distribute=none", f"--steps={step + 2}")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(footage)
+    train.train(dataclasses.replace(Config.load(run / "config.json"), distribute="none", steps=step + 2),
+                data.load("frames", 16), run)
+    assert checkpoints.find_state(run).name == f"state.{step + 2}.h5"
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from models import frequencies
 from steps import clips, start, terms, trained
 
 STEPS = 3
+eagerly = pytest.mark.usefixtures("eagerly")
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
 
 
@@ -43,6 +44,7 @@ def assert_same(ours, theirs, tolerance):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
+@eagerly
 @needs_jax
 @pytest.mark.parametrize("values", [dict(augment=True), dict(arch="original", loss="standard", normality="pooled",
                                                              background=False, window=0, noise=0.0, gamma=0.0)])
@@ -66,11 +68,7 @@ def test_one_step_on_jax_is_that_on_tensorflow(small, tmp_path, values):
     assert expected <= moving, "a term that is 0 proves nothing"
 
 
-@pytest.fixture(scope="module")
-def in_two_parts(small):
-    return trained(Config(**small, augment=True, accumulate=2), STEPS)
-
-
+@eagerly
 def test_accumulated_gradients_are_the_mean_of_those_of_the_parts(small):
     config = Config(**small, accumulate=2)
     begun, gan, seen = start(config), GAN(config), []
@@ -91,17 +89,19 @@ def test_accumulated_gradients_are_the_mean_of_those_of_the_parts(small):
     assert any(np.abs(one - two).max() > 1e-3 for one, two in zip(first, second, strict=True))
 
 
-def test_two_devices_on_tensorflow_are_two_parts(small, tmp_path, in_two_parts):
-    values = small | dict(augment=True, distribute="mirrored")
-    found = run(tmp_path, "train", values, STEPS, devices=[2])
+@eagerly
+def test_two_devices_on_tensorflow_are_two_parts(small, tmp_path):
+    values = small | dict(augment=True, gamma=0.0)
+    found = run(tmp_path, "train", values | dict(distribute="mirrored"), STEPS, devices=[2])
     del found["tensorflow"]
-    assert_same(found, in_two_parts, 2e-5)
+    assert_same(found, trained(Config(**values, accumulate=2), STEPS), 2e-5)
 
 
 @needs_jax
 def test_two_devices_on_jax_are_one(small, tmp_path):
-    one = run(tmp_path, "train", small | dict(augment=True), STEPS, backend="jax")
-    two = run(tmp_path, "train", small | dict(augment=True, distribute="mirrored"), STEPS, backend="jax", devices=[2])
+    values = small | dict(augment=True, img_size=8, seq_len=2, window=2)
+    one = run(tmp_path, "train", values, STEPS, backend="jax")
+    two = run(tmp_path, "train", values | dict(distribute="mirrored"), STEPS, backend="jax", devices=[2])
     assert not one["tensorflow"]
     assert_same(two, one, 2e-5)
 
@@ -113,6 +113,7 @@ def test_a_batch_has_to_divide_among_parts(small):
         GAN(Config(**small, accumulate=2), engine)
 
 
+@eagerly
 @pytest.mark.parametrize("values", [dict(img_size=32), dict(img_size=128, batch_size=2, chains=2, width=4),
                                     dict(seq_len=200), dict(rnn_units=512), dict(batch_size=16, chains=16,
                                                                                 accumulate=8)])
@@ -125,6 +126,7 @@ def test_larger_models_train(small, values):
     assert any((old != new).any() for old, new in zip(before, to_numpy(gan.state["g"]), strict=True))
 
 
+@eagerly
 def test_bfloat16_learns_nearly_the_same(small):
     config = Config(**small, precision="bfloat16")
     ours, theirs = (GAN(c).train(clips(c, 2), [1e-3, 1e-3])[0] for c in (config, Config(**small)))
@@ -146,6 +148,7 @@ def test_shifts_move_a_whole_clip_and_mirror_at_the_edge():
     np.testing.assert_array_equal(first[0, :4, 0, 0], [0, 1, 1, 0])  # rows 1 0 0 1: mirrored
 
 
+@eagerly
 def test_the_average_follows_the_weights(small):
     gan = GAN(Config(**small, ema=0.9))
     for step, decay in (0, 1 / 11), (1000, 0.9):
@@ -180,7 +183,7 @@ def test_gradient_penalties_flatten_the_discriminator(small):
         return float(losses.gradient_penalty(gan.backend.input_gradient(gan.discriminator,
                                                                         keras.ops.convert_to_tensor(real))))
 
-    assert penalty(0.3) < 0.8 * penalty(1e-9)
+    assert penalty(0.3) < 0.8 * penalty(0.0)
 
 
 def test_latents_learn_to_move_at_the_pace_of_the_footage(small):
@@ -211,6 +214,7 @@ def test_a_new_run_draws_on_the_background_where_the_mask_is_set(small):
         assert (drawn[:, 4:].std(0) > 1e-5).all(), "what moves is drawn"
 
 
+@eagerly
 def test_chains_go_on_some_start_anew_and_all_are_shuffled(small):
     gan = GAN(Config(**(small | dict(chains=512)), reset_probability=0.25))
     before, rng = to_numpy(gan.state["past"]), np.random.default_rng(0)
@@ -253,6 +257,7 @@ def test_samples_are_the_same_chains_each_time(small):
     np.testing.assert_array_equal(latents, again)
 
 
+@eagerly
 def test_a_number_that_is_not_finite_is_named(small):
     gan = GAN(Config(**small))
     with pytest.raises(FloatingPointError, match=r"(loss|gradient)/\w+ became"):

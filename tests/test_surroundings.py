@@ -63,6 +63,7 @@ def test_a_hangup_saves_unless_it_is_ignored(footage, flags):
     assert process.returncode == 143
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_full_disk_is_told_and_leaves_the_last_state(footage, small, monkeypatch):
     monkeypatch.chdir(footage)
     run, _ = train.train(Config(**small, steps=1), train.data.load("frames", 16))
@@ -97,6 +98,7 @@ def test_a_resumed_run_wants_the_frames_it_was_trained_on(footage, flags):
     assert json.loads((footage / run / "config.json").read_text())["data_dir"] == "elsewhere"
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_run_is_resumed_by_one_process_at_a_time(footage, small, monkeypatch):
     monkeypatch.chdir(footage)
     frames = train.data.load("frames", 16)
