@@ -14,11 +14,12 @@ from pathlib import Path
 from files import UserError, replacing
 
 
-def param(default, help, *, group, low=-math.inf, high=math.inf, choices=None, flag=True):
-    """A hyper-parameter: its meaning with its unit, the group it is listed under, its inclusive range, and whether it
-    is a flag.
+def param(default, help, *, group, low=-math.inf, high=math.inf, choices=None, flag=True, measured=False):
+    """A hyper-parameter: its meaning with its unit, the group it is listed under, its inclusive range, whether it is a
+    flag, and whether a new run measures it on its footage where no flag gives it (data.suited).
     """
-    return field(default=default, metadata=dict(help=help, group=group, low=low, high=high, choices=choices, flag=flag))
+    return field(default=default, metadata=dict(help=help, group=group, low=low, high=high, choices=choices, flag=flag,
+                                                measured=measured))
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Config:
                           group="sequences")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
                           low=8, high=1024)
-    every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1, high=10_000)
+    every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1, high=10_000,
+                           measured=True)
     seq_len: int = param(20, "steps of a sequence: the latents of all are rolled out in one training step",
                          group="sequences", low=2, high=10_000)
     window: int = param(3, "consecutive steps of a sequence that are drawn and judged; 0: all", group="sequences",
@@ -64,7 +66,7 @@ class Config:
     time_scale: float = param(0.25, "speed of the latent, as a share of how fast frames of the footage decorrelate; 0: "
                                     "free, without rotating pairs", group="networks", low=0, high=1)
     augment: bool = param(False, "shift each clip, real or drawn, by a random offset before it is judged: for short "
-                                 "footage", group="networks")
+                                 "footage", group="networks", measured=True)
 
     # The losses.
     loss: str = param("relativistic", "adversarial loss: 'relativistic' pairs each drawn clip with a real one, "
@@ -193,8 +195,8 @@ PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
         arch="original", latent_size=64, rnn_units=128, width=32, background=False, noise=0.0, time_scale=0.0,
-        loss="standard", normality="pooled", normality_weight=0.1, distance_weight=0.0, displacement_weight=0.0,
-        gamma=0.0, learning_rate=1e-3, ema=0.0,
+        augment=False, loss="standard", normality="pooled", normality_weight=0.1, distance_weight=0.0,
+        displacement_weight=0.0, gamma=0.0, learning_rate=1e-3, ema=0.0,
         steps=33_600, save_every=1_680,  # 200 and 10 epochs of an hour's footage, of 168 batches each
     ),
 }

@@ -58,6 +58,11 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     if run and config.footage not in ("", footage) and "data_dir" not in values:
         raise UserError(f"the frames in {config.data_dir} are not those that {run} was trained on; bring those back, "
                         f"or train on others with --data_dir {quoted(config.data_dir)}")
+    if not run:
+        measured, lag = data.suited(frames, config.seq_len)
+        config = dataclasses.replace(config, **(measured | PRESETS.get(preset, {}) | values))
+        say(f"frames of {config.data_dir} are of independent times after {lag} frames: {config.every_nth} to a step, "
+            f"{'with' if config.augment else 'without'} augmentation")
     config = dataclasses.replace(config, footage=footage, fps=fps)
     check_memory(config.chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
                  * config.clip_len * config.img_size**2 * config.width, LESS["train"])
@@ -240,15 +245,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(message)
 
-    def flag(self, group, name, help, **options):
+    def flag(self, group, name, help, measured=False, **options):
         """Add --name to `group`, its help completed by its default and by the modes that take it."""
         modes = [mode for mode in MODES if name in flags(mode)]
         default = flags(modes[0])[name]
         notes = [f"also with --mode {', '.join(modes[1:])}"] if modes[1:] else []
         if isinstance(default, bool):
             options = dict(action=argparse.BooleanOptionalAction)
-            notes.insert(0, f"default: {'yes' if default else 'no'}")
-        elif default is not None:
+            default = "yes" if default else "no"
+        if measured:
+            default = "measured on the footage"
+        if default is not None:
             notes.insert(0, f"default: {default:g}" if isinstance(default, float) else f"default: {default}")
         group.add_argument(f"--{name}", help=f"{help} ({'; '.join(notes)})" if notes else help, **options)
 
@@ -290,7 +297,7 @@ def build_parser():
             groups[name] = parser.add_argument_group(f"training: {name}")
         metavar = None if f.metadata["choices"] else {int: "N", float: "X", str: "PATH", bool: None}[f.type]
         options = dict(type=f.type, choices=f.metadata["choices"], metavar=metavar)
-        parser.flag(groups[name], f.name, f.metadata["help"], **options)
+        parser.flag(groups[name], f.name, f.metadata["help"], f.metadata["measured"], **options)
     return parser
 
 

@@ -20,7 +20,9 @@ def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path)
         assert (f"--{f.name} " in text) == (f.metadata["flag"] or f.name == "fps"), f.name  # --fps is that of playing
         if not f.metadata["flag"]:
             continue
-        if f.type in (int, str):
+        if f.metadata["measured"]:
+            assert re.search(rf"--{f.name}[ ,].*?\(default: measured on the footage\)", text), f.name
+        elif f.type in (int, str):
             assert re.search(rf"--{f.name} .*?\(default: {f.default}[;)]", text), f.name
     for flag in "weights", "fps", "duration", "out", "video", "crop", "overwrite", "n_frames", "preset", "resume":
         assert f"--{flag}" in text

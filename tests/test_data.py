@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 import data
 from files import UserError
+from helpers import discs
 
 
 def pictures(n, height=16, width=16):
@@ -445,6 +446,25 @@ def test_pace_of_footage_that_is_short_or_stands_still(tmp_path):
     assert data.displacement_curve(tmp_path / "still.npy", 6, [1, 15]) == {1: 0.01, 15: 0.01}
     np.save(tmp_path / "one.npy", pictures(1))
     assert data.displacement_curve(tmp_path / "one.npy", 6, [1]) == {1: 0.01}
+
+
+def test_footage_says_how_many_frames_make_a_step_and_whether_it_is_augmented(tmp_path):
+    film, cache = discs(8000, 16), tmp_path / "cache.npy"
+
+    def suited(frames, seq_len=20):
+        np.save(cache, frames)
+        return data.suited(cache, seq_len)
+
+    measured, lag = suited(film)
+    assert not measured["augment"]
+    slower, later = suited(film.repeat(4, axis=0))
+    assert 4 * measured["every_nth"] <= slower["every_nth"] < 4 * (measured["every_nth"] + 1)
+    assert later == pytest.approx(4 * lag, rel=0.2)
+    assert suited(film[::8])[0]["every_nth"] == 1
+    assert suited(film[:50 * lag])[0] == dict(every_nth=measured["every_nth"], augment=True)
+    assert suited(film[:50 * lag], seq_len=10_000)[0]["every_nth"] == 1
+    for still in np.zeros((300, 16, 16, 3), np.uint8), film[:1], film[:2]:
+        assert suited(still)[0]["every_nth"] >= 1
 
 
 def test_batches_per_epoch_is_the_original_recipe():

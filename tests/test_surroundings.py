@@ -84,6 +84,8 @@ def test_a_full_disk_is_told_and_leaves_the_last_state(footage, small, monkeypat
 def test_a_resumed_run_wants_the_frames_it_was_trained_on(footage, flags):
     assert learn(footage, *flags, "--steps=1").returncode == 0
     run = run_of(footage).relative_to(footage)
+    config = Config.load(footage / run / "config.json")
+    assert (config.every_nth, config.augment) == (2, True), "as the flag says, and as suits short footage"
     shutil.move(footage / "frames", footage / "elsewhere")
     done = learn(footage, "--resume", run, "--steps=2")
     assert done.returncode == 2
