@@ -84,7 +84,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
         UserError: the footage is too short, the weights cannot be read, or there is an entry of more steps.
     """
     known = entries(prefix.with_name("eval.json"))  # first, so that an error there comes before the long work
-    before = known.get(prefix.name, {}).get("steps", 0)
+    before = known[prefix.name]["steps"] if prefix.name in known else 0
     if before > steps and not overwrite:
         raise UserError(f"{prefix.with_name('eval.json')} holds the figures of {before:,} steps; give --steps as many, "
                         "or --overwrite to replace them")
@@ -315,15 +315,15 @@ def entries(path):
     """What eval.json at `path` holds by now, by the name of the weights.
 
     Raises:
-        UserError: it is there, but no JSON object.
+        UserError: it is there, but is something else than `evaluate` writes.
     """
     try:
         known = json.loads(path.read_text())
-        if isinstance(known, dict):
+        if isinstance(known, dict) and all(type(entry["steps"]) is int for entry in known.values()):
             return known
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise UserError(f"{path} is not what --mode eval writes; move it away")
 

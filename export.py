@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnxruntime
 import tensorflow as tf
 import tf2onnx
 
-from files import UserError, replacing
+from files import PART, UserError, replacing
 from models import slerp
 from sample import BURN_IN_STEPS, CROSSFADE_STEPS, load
 
@@ -73,13 +74,12 @@ def export(prefix, out):
                  memory_size=transition.state_size[1], burn_in_steps=BURN_IN_STEPS, crossfade_steps=CROSSFADE_STEPS,
                  fps=config.fps)
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in {"transition.onnx": transition_onnx, "generator.onnx": convert(in_bytes),
-                          "model.json": json.dumps(about, indent=2).encode() + b"\n"}.items():
-        with replacing(out / name) as part:
-            part.write_bytes(content)
-    for file in PAGE.iterdir():
-        with replacing(out / file.name) as part:
-            shutil.copyfile(file, part)
+    with ExitStack() as parts:  # all are written before one gets its name, model.json, entered last, as the first
+        for file in PAGE.iterdir():
+            shutil.copyfile(file, parts.enter_context(replacing(out / file.name)))
+        for name, content in {"transition.onnx": transition_onnx, "generator.onnx": convert(in_bytes),
+                              "model.json": json.dumps(about, indent=2).encode() + b"\n"}.items():
+            parts.enter_context(replacing(out / name)).write_bytes(content)
     return largest
 
 
@@ -93,7 +93,8 @@ def check(out):
         raise UserError(f"the page that plays the model is not built yet; build it with: make web (looked in {PAGE})")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "model.json").exists():
+    held = [file for file in out.iterdir() if not PART.fullmatch(file.name)] if out.is_dir() else []
+    if held and not (out / "model.json").exists():
         raise UserError(f"--out {out} holds other things; name a new folder")
 
 

@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+PART = re.compile(r"\..+\.(\d+)\.part")  # the names of what `replacing` writes, with the number of the process
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 

@@ -1,4 +1,4 @@
-"""Kill processes of training, preparing, simulating and filming at random moments, and see what is left.
+"""Kill processes of training, preparing, simulating, filming and exporting at random moments, and see what is left.
 
     python benchmarks/kills.py [KILLS [SEED]]
 
@@ -7,6 +7,7 @@ frames.json calls complete holds as many as it says, and all of them are read. H
 until the next run. Processes are forked from this one, TensorFlow imported and not yet begun. Prints JSON.
 """
 
+import itertools
 import json
 import os
 import random
@@ -20,9 +21,11 @@ from pathlib import Path
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import av
+import onnxruntime
 
 import checkpoints
 import data
+import export  # noqa: F401
 import learn
 import prepare  # noqa: F401
 import sample  # noqa: F401
@@ -38,6 +41,7 @@ JOBS = dict(
     train=["--data_dir=frames", *SMALL, "--steps=20", "--save_every=1"],
     resume=["--resume=run", "--steps=1000000", "--save_every=1"],
     video=["--mode=video", "--weights=run", "--duration=20", "--scale=4", "--out=out.mp4"],
+    export=["--mode=export", "--weights=run", "--out=page"],
 )
 
 
@@ -81,6 +85,11 @@ def check():
         with av.open(file) as film:
             if sum(1 for _ in film.decode(video=0)) != FRAMES:
                 wrong.append(f"{file} is short")
+    page = Path("page")
+    for file in page.glob("*.onnx"):
+        onnxruntime.InferenceSession(file)
+    if (page / "model.json").exists() and len(json.loads((page / "model.json").read_text())) != 7:
+        wrong.append("model.json is short")
     for folder in "prepared", "simulated":
         noted, images = data.record(folder), data.images(folder)
         if images and not noted:
@@ -102,7 +111,10 @@ def main(kills=200, seed=0):
     for name in "film", "out":
         assert ended(begin([*JOBS["video"], f"--out={name}.mp4"]), 600) == 0
     print("begun", file=sys.stderr, flush=True)
-    for i in range(kills + 4):
+    killed = 0
+    for i in itertools.count():
+        if killed == kills:
+            break
         job = [*JOBS][i % len(JOBS)]
         begun = time.monotonic()
         pid = begin(JOBS[job])
@@ -111,6 +123,7 @@ def main(kills=200, seed=0):
         if status is None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            killed += 1
         usual.setdefault(job, time.monotonic() - begun)
         counts[f"{job}: {'killed' if status is None else 'ended with ' + str(status)}"] += 1
         wrong += [f"{i}, {job}: {sentence}" for sentence in check()]

@@ -235,10 +235,12 @@ def test_short_footage_is_refused(run, tmp_path):
         evaluate.evaluate(run / "weights.10", tmp_path / "frames.npy", 0, 3000)
 
 
-def test_a_foreign_eval_json_is_left_alone(run, tmp_path):
+@pytest.mark.parametrize("text", ["mine", "[" * 100_000, "[]", '{"weights.10": 1}', '{"weights.9": {}}',
+                                  '{"weights.10": {"steps": "many"}}'])
+def test_a_foreign_eval_json_is_left_alone(run, tmp_path, text):
     for name in "weights.10.weights.h5", "config.json":
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    (tmp_path / "eval.json").write_text("mine")
+    (tmp_path / "eval.json").write_text(text)
     with pytest.raises(UserError, match="move it away"):
         evaluate.evaluate(tmp_path / "weights.10", tmp_path / "frames.npy", 0, 3000)
-    assert (tmp_path / "eval.json").read_text() == "mine"
+    assert (tmp_path / "eval.json").read_text() == text

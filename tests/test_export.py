@@ -74,6 +74,10 @@ def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
         export.export(run / "weights.10", tmp_path / "out")
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "index.html").touch()
+    (tmp_path / "out").mkdir()
+    killed = tmp_path / "out" / ".generator.onnx.99999999.part"
+    killed.touch()
+    os.utime(killed, (0, 0))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "index.html").write_text("mine")
     with pytest.raises(UserError, match="other things"):
