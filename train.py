@@ -11,6 +11,7 @@ A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
 import dataclasses
 import math
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,10 @@ from tqdm import tqdm
 import checkpoints
 import data
 from files import UserError, handling, lock, quoted, say
-from gan import GAN, METRICS, SAMPLES
+from gan import GAN, METRICS
 
 STATE_SECONDS = 300  # between two saved training states, where --save_every steps take longer
-WARM_UP = 100  # steps until the learning rate has its full height: large steps of untrained networks overshoot
+WARM_UP = 100  # steps over which the learning rate rises linearly
 LOG_EVERY = 10  # steps between two points of a TensorBoard curve
 SAMPLE_EVERY = 200  # steps between two sets of TensorBoard's images; a run stopped before the first leaves no weights
 
@@ -170,8 +171,10 @@ def saving(run, step):
     except (OSError, RuntimeError) as error:  # RuntimeError is h5py's
         states = checkpoints.numbered(run, "state")
         way_on = f"go on from {states[-1].name} with: --resume {quoted(run)}" if states else "start again"
-        raise UserError(f"step {step} could not be saved in {run} ({getattr(error, 'strerror', None) or error}); make "
-                        f"room there, then {way_on}") from None
+        number = re.search(r"errno = (\d+)", str(error))  # in what h5py tells
+        reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or error
+        raise UserError(f"step {step} could not be saved in {run} ({reason}); make room there, then {way_on}"
+                        ) from None
 
 
 def sizes(gan):
@@ -198,7 +201,7 @@ def prefetched(batches, n):
 
 @contextmanager
 def noted():
-    """Note a signal in the list yielded, to be acted on when the step is done; a second one acts at once."""
+    """Yield the list that a first signal is noted in, to be acted on after the step; a second one acts at once."""
     received = []
 
     def note(number, _):
@@ -236,5 +239,5 @@ def log_samples(gan, log, step):
     names = {"1_first": 0, "2_second": 1, "3_third": min(2, last), "4_middle": (last + 1) // 2, "5_last": last}
     latents, frames = gan.samples(list(names.values()))
     for i, name in enumerate(names):
-        log.add_images(f"frames/{name}", frames[:SAMPLES, i], step, dataformats="NHWC")
+        log.add_images(f"frames/{name}", frames[:, i], step, dataformats="NHWC")
         log.add_histogram(f"latents/{name}", latents[:, i], step)

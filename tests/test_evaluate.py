@@ -13,6 +13,7 @@ from evaluate import FIGURES, VIDEOS, Reference, Rollout, figure, is_good, state
 from files import UserError
 from helpers import discs, learn, write_frames
 
+pytestmark = pytest.mark.slow
 EVERY_NTH = 6
 
 

@@ -22,6 +22,7 @@ from files import UserError
 from helpers import PATIENCE, ROOT, learn, until
 from sample import Sampler
 
+pytestmark = pytest.mark.slow
 EVERY_NTH = 2  # of the run
 
 

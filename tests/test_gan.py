@@ -21,6 +21,7 @@ from models import frequencies
 from steps import clips, start, terms, trained
 
 STEPS = 3
+pytestmark = pytest.mark.slow
 eagerly = pytest.mark.usefixtures("eagerly")
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
 

@@ -78,6 +78,7 @@ def test_loops_may_be_short(run, steps):
     assert len(frames) == 2 * steps
 
 
+@pytest.mark.slow
 def test_memory_stays_what_it_is(run):
     frames = sample.Sampler(run / "weights.10").frames(50)
     for _ in itertools.islice(frames, 2000):
@@ -122,6 +123,7 @@ print(loaded[:3])
 """
 
 
+@pytest.mark.slow
 def test_jax_plays_the_same_without_tensorflow(run, tmp_path):
     pytest.importorskip("jax", reason="jax is not installed")
     write_frames(tmp_path / "frames", discs(400, 16))
@@ -145,6 +147,7 @@ def test_other_backends_are_refused(run, tmp_path):
     assert "set it to tensorflow or jax" in done.stderr
 
 
+@pytest.mark.slow
 def test_video_from_the_command_line(run):
     folder = run.parents[1]
     done = command_line(folder, "--mode=video", "--duration=2", "--fps=10", "--seed=3")
@@ -159,6 +162,7 @@ def test_video_from_the_command_line(run):
             np.testing.assert_allclose(np.asarray(png.convert("RGB")).astype(int), expected[i], atol=1)
 
 
+@pytest.mark.slow
 def test_a_looping_grid_of_videos(run, tmp_path):
     out = tmp_path / "a.gif"
     assert learn.main(["--mode=video", "--weights", str(run), "--duration=2", "--fps=10", "--loop", "--grid=2x3",
@@ -167,6 +171,7 @@ def test_a_looping_grid_of_videos(run, tmp_path):
         assert (gif.n_frames, gif.info["loop"], gif.size) == (20, 0, (96, 64))
 
 
+@pytest.mark.slow
 def test_live_from_the_command_line(run, display):
     """The window shows the run's own frames, one after the other, and q ends it."""
     frames = np.stack([fitted(frame, 512, 512)[::8, ::8, ::-1] for frame in frames_of(run, 400, seed=3)[:, 0]])
@@ -184,6 +189,7 @@ def test_live_from_the_command_line(run, display):
         assert output.startswith(f"playing {run / 'weights.10'}\nin the window: space: pause, n: new video")
 
 
+@pytest.mark.slow
 def test_the_weights_that_come_along_play_at_once(tmp_path):
     [shipped] = re.findall(r"^!(\d\S+\d)$", (ROOT / "logs" / ".gitignore").read_text(), re.MULTILINE)
     shutil.copytree(ROOT / "logs" / shipped, tmp_path / "logs" / shipped)

@@ -9,6 +9,8 @@ from scipy.fft import dctn, idctn
 
 from simulator import COLUMNS, FPS, ROWS, Fluids, Painter, Physics, frames, states
 
+pytestmark = pytest.mark.slow
+
 STILL = dict(buoyancy=0.0, heater=0.0, lid=0.0, loss=0.0)
 STEPS, EVERY = 10_000, 10
 

@@ -24,6 +24,7 @@ def run_of(folder):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["{} | head -1", "{} >&- 2>&-", "{} >/dev/full 2>&1", "{} 2>&1 | true"])
 def test_no_broken_stream_ends_a_training(footage, flags, shell):
     line = shell.format(" ".join(command(*flags, "--steps=3")))
@@ -34,6 +35,7 @@ def test_no_broken_stream_ends_a_training(footage, flags, shell):
     assert checkpoints.find_state(run_of(footage)).name == "state.3.h5"
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_though_the_reader_of_the_output_died_first(footage, flags):
     process = start(footage, *flags, "--steps=100000")
     until(lambda: list(footage.glob("logs/*/config.json")), process)
@@ -44,6 +46,7 @@ def test_ctrl_c_saves_though_the_reader_of_the_output_died_first(footage, flags)
     assert checkpoints.find_state(run_of(footage))
 
 
+@pytest.mark.slow
 def test_a_hangup_saves_unless_it_is_ignored(footage, flags):
     process = start(footage, *flags, "--steps=100000")
     until(lambda: list(footage.glob("logs/*/config.json")), process)
@@ -63,6 +66,7 @@ def test_a_hangup_saves_unless_it_is_ignored(footage, flags):
     assert process.returncode == 143
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_full_disk_is_told_and_leaves_the_last_state(footage, small, monkeypatch):
     monkeypatch.chdir(footage)
@@ -81,6 +85,16 @@ def test_a_full_disk_is_told_and_leaves_the_last_state(footage, small, monkeypat
     train.train(Config(**small, steps=2), train.data.load("frames", 16), run)
 
 
+@pytest.mark.parametrize("error", [
+    OSError(28, "No space left on device"), OSError("Can't write data (file write failed: errno = 28, error message"),
+    RuntimeError("Unable to flush file (errno = 28, buf = 0x1)")])
+def test_the_reason_that_nothing_can_be_saved_is_told_in_words(tmp_path, error):
+    with pytest.raises(UserError, match=r"step 3 could not be saved in .* \(No space left on device\); make room"), \
+            train.saving(tmp_path, 3):
+        raise error
+
+
+@pytest.mark.slow
 def test_a_resumed_run_wants_the_frames_it_was_trained_on(footage, flags):
     assert learn(footage, *flags, "--steps=1").returncode == 0
     run = run_of(footage).relative_to(footage)
@@ -100,6 +114,7 @@ def test_a_resumed_run_wants_the_frames_it_was_trained_on(footage, flags):
     assert json.loads((footage / run / "config.json").read_text())["data_dir"] == "elsewhere"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_run_is_resumed_by_one_process_at_a_time(footage, small, monkeypatch):
     monkeypatch.chdir(footage)

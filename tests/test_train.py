@@ -22,6 +22,7 @@ from files import UserError
 from gan import METRICS
 from helpers import ROOT, learn, start, until
 
+pytestmark = pytest.mark.slow
 SHOWN = ["1_first", "2_second", "3_third", "4_middle", "5_last"]
 
 

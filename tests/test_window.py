@@ -14,6 +14,8 @@ from files import UserError
 from helpers import until
 from screen import Window, environment, needs_windows
 
+pytestmark = pytest.mark.slow
+
 COLOURS = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 200, 50]]])  # four quarters: no two alike in BGR
 
 # Shows the four quarters until it is quit, says how it ended and waits, so that the window can be seen to be gone.
