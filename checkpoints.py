@@ -1,7 +1,7 @@
 """Weights and training states in the folder of a run, as HDF5 files.
 
-    weights.<epoch>.weights.h5   what playing needs, written by Keras; named by its prefix, weights.<epoch>
-    state.<step>.h5              what resuming needs; the newest two are kept
+    weights.<step>.weights.h5   what playing needs, written by Keras; named by its prefix, weights.<step>
+    state.<step>.h5             what resuming needs; the newest two are kept
 
 Either kind reads on every backend of Keras.
 """

@@ -97,7 +97,7 @@ class Config:
     seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
                       high=2**31 - 1)
 
-    # How the machine computes it; may differ on --resume.
+    # How the machine computes it.
     precision: str = param("float32", "numbers that convolutions compute with in training", group="machine",
                            choices=("float32", "bfloat16"))
     accumulate: int = param(1, "parts of a batch whose gradients are computed one after another and averaged, for less "

@@ -29,15 +29,15 @@ CLIPS = 2048  # in a sample; fewer where the footage is short
 SEEDS = 3  # samples taken of everything, for the spread
 VIDEOS = 64  # rolled side by side
 STRETCH = 1000  # steps rolled at once
-SAMPLED = 4  # stretches in a sample of new videos, each of other videos, and of old ones, of the last stretches
+SAMPLED = 4  # stretches in a sample
 WINDOWS = 100  # parts of the long rollout whose states are described one by one
 THIN = 10  # steps: moments are taken of every tenth state, as neighbours are nearly equal
 FAR = 50  # steps after which frames of the footage count as of another time
 CYCLES = dict(videos=4, steps=200_000, longest=20_000)  # what the autocorrelation is taken of, and its longest lag
 MOMENTS = ("mean", "deviation", "skewness", "kurtosis", "correlation")
 
-# Of each figure the limits within which it is good, and its meaning. Footage that was not trained on is good in all of
-# them, and planted faults are not (tests/test_evaluate.py).
+# name: (low, high, meaning), good between low and high. Footage that was not trained on is good in all figures, and
+# planted faults are not (tests/test_evaluate.py).
 FIGURES = {
     "swd_frame": (0, 2, "sliced Wasserstein distance of frames, in floors; _64: at the pyramid level of 64 pixels"),
     "swd_difference": (0, 3, "the same of differences of frames a step apart"),

@@ -58,7 +58,9 @@ def replacing(path):
                 old.unlink()
     try:
         yield part
-        settle(part, path)
+        with open(part, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -162,13 +164,6 @@ def alive(number):
     except PermissionError:
         pass
     return True
-
-
-def settle(part, path):
-    """Rename the finished file `part` to `path`, its bytes on the disk before its name is."""
-    with open(part, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(part, path)
 
 
 def first_line(text):

@@ -15,8 +15,8 @@ from models import Discriminator, VideoModel, frequencies
 TERMS = "d_adv", "g_adv", "normality", "distance", "displacement", "gradient_penalty"
 METRICS = ("gradient/discriminator", "gradient/generator", *(f"loss/{term}" for term in TERMS),
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
-PENALISED = 4  # clips of a batch under each gradient penalty: all would cost as much as the rest of a step
-PAST = 16  # sequences before the current one that are kept: over so long a lag the latents are to decorrelate
+PENALISED = 4  # clips of a batch under each gradient penalty; penalising all would double the cost of a step
+PAST = 16  # sequences before the current one that are kept, for the longest lag of the displacement penalty
 SAMPLES = 8  # new chains drawn for TensorBoard
 REFRESH = 64, 64  # batches and latents a batch to gather batch norm's statistics: 0.9^64 of the old ones is left
 
@@ -53,8 +53,8 @@ class GAN:
         """Take from the footage what to draw on and how fast to move: data.background and, by lag in steps,
         data.displacement_curve.
         """
-        # An oscillator k times as fast as others is correlated over a lag as they are over k times that lag. Where the
-        # correlation falls as a Gaussian of the lag, it is theirs to the power of k^2.
+        # The correlation c of an oscillator of relative speed k at lag t is that of speed 1 at k t; where it falls as a
+        # Gaussian of the lag, it is c(t)^(k^2).
         relative = np.tile(frequencies(self.config.latent_size // 2), 2)
         self.curve = np.float32([np.sqrt(1 - (1 - curve[lag] ** 2) ** relative**2) for lag in self.lags])
         for model in self.video, self.average:
@@ -70,9 +70,8 @@ class GAN:
     def train(self, batches, learning_rates, clock=(0.0, 0.0)):
         """K steps on real clips, uint8 [K, B, T, H, W, 3], at K learning rates.
 
-        B are the `rows` of this machine. `clock` holds what all machines of a run should agree on: the seconds trained,
-        and whether to stop, as 0 or 1. Returns (metrics [K, M], clock): the METRICS of each step, and the clock's mean
-        over all machines.
+        B are the `rows` of this machine. `clock`: the seconds trained, and whether to stop, as 0 or 1. Returns
+        (metrics [K, M], clock): the METRICS of each step, and the clock averaged over all machines.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite.
@@ -229,9 +228,8 @@ class GAN:
             variable.assign(value)
 
     def refresh_statistics(self):
-        """Gather batch norm's statistics for the averaged generator, on latents that its own chains run through.
-
-        Those of the trained weights, averaged or not, do not fit it.
+        """Gather batch norm's statistics for the averaged generator, on latents that its own chains run through: an
+        average of the statistics in training is not that of the averaged weights.
         """
         batches, latents = REFRESH
         shape = latents, batches * self.config.seq_len, self.config.latent_size
@@ -269,8 +267,8 @@ def bound(network, weights):
 def shift(clips, offsets):
     """Clips [B, T, H, W, 3], each moved down and right by its `offsets` [2, B], 0..H / 4, less H / 8; mirrored outside.
 
-    What tells real from drawn must then be more than a pixel's place that the discriminator knows by heart (Zhao et al.
-    2020, https://arxiv.org/abs/2006.10738).
+    It keeps the discriminator from memorising the places of pixels (Zhao et al. 2020,
+    https://arxiv.org/abs/2006.10738).
     """
     batch, time, height, width, colours = clips.shape
 

@@ -301,28 +301,21 @@ def build_parser():
     return parser
 
 
-def positive(text):
-    """The number in `text`; for argparse."""
-    with suppress(ValueError):
-        if 0 < float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+def reader(read, good, what):
+    """A function for argparse from a text to `read`(text), if that is `good`; it says that the text is not `what`."""
+    def from_text(text):
+        with suppress(ValueError):
+            if good(value := read(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+
+    return from_text
 
 
-def whole(text):
-    """The positive whole number in `text`; for argparse."""
-    with suppress(ValueError):
-        if int(text) > 0:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-
-
-def rectangle(text):
-    """The four whole numbers in `text`; for argparse."""
-    with suppress(ValueError):
-        x, y, w, h = map(int, text.split(","))
-        return x, y, w, h
-    raise argparse.ArgumentTypeError(f"{text} is not four whole numbers X,Y,W,H")
+positive = reader(float, lambda value: 0 < value < math.inf, "a positive number")
+whole = reader(int, lambda value: value > 0, "a positive whole number")
+rectangle = reader(lambda text: tuple(map(int, text.split(","))), lambda value: len(value) == 4,
+                   "four whole numbers X,Y,W,H")
 
 
 @contextmanager

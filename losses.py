@@ -18,7 +18,7 @@ def generator_loss(fake):
 
 
 def relativistic(real, fake):
-    """Logits [B, L] of how much more real each real clip is than the drawn one beside it, and the other way round.
+    """The logits [B, L] of real and of drawn clips, paired: (real - fake, fake - real).
 
     Jolicoeur-Martineau 2018, https://arxiv.org/abs/1807.00734; with R1 and R2 beside it Huang et al. 2024,
     https://arxiv.org/abs/2501.05441
@@ -86,9 +86,9 @@ def chains_normality(outputs):
     """Normality of each coordinate across chains, at each step, and no correlation between coordinates.
 
     outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 / 10 + (kurtosis - 3)^2 / 100 across B,
-    averaged over T and Z, + `decorrelation` of the covariance across B. (Of some hundred chains the higher moments are
-    known less well.) Pooled moments stay normal where all chains run through one limit cycle in step; those across
-    chains do not. Variance and covariance terms as in VICReg, Bardes et al. 2022, https://arxiv.org/abs/2105.04906
+    averaged over T and Z, + `decorrelation` of the covariance across B. Higher moments are noisier, hence their smaller
+    weights. Pooled moments stay normal where all chains run through one limit cycle; those across chains do not.
+    Variance and covariance terms as in VICReg, Bardes et al. 2022, https://arxiv.org/abs/2105.04906
     """
     mean, std, skewness, kurtosis = moments(outputs, axis=0)
     normality = mean**2 + (std - 1) ** 2 + 0.1 * skewness**2 + 0.01 * (kurtosis - 3) ** 2

@@ -53,11 +53,11 @@ class Transition(keras.Model):
     """One step of the state: a GRU cell, and a dense layer from its hidden state to a change of the latent.
 
     With --time_scale, the first and the second half of z are the coordinates of Z / 2 oscillators. Oscillator k turns
-    by the angle w_k (1 + s x_k) in a step: w_k is its angular velocity, learned, s is FREQUENCY_NOISE, and x_k is an
-    Ornstein-Uhlenbeck process of unit variance that decorrelates in about 1 / w steps, without which the oscillators
-    would come back to where they were. The change by the GRU, which sees z and x, is added.
+    by the angle w_k (1 + f v_k) in a step: w_k is its angular velocity, learned in the unit u, f is FREQUENCY_NOISE,
+    and v_k is an Ornstein-Uhlenbeck process of unit variance that decorrelates in about 1 / u steps, without which the
+    oscillators would come back to where they were. The change by the GRU, which sees z and v, is added.
 
-        z' = sqrt(1 - noise^2) (R(w (1 + s x)) z + w change(h')) + noise n,  h' = GRU([z, x], h),  n ~ N(0, I)
+        z' = sqrt(1 - s^2) (R(w (1 + f v)) z + u change(h')) + s n,  h' = GRU([z, v], h),  n ~ N(0, I),  s = --noise
 
     A cell in the sense of keras.layers.RNN, whose input is the noise n.
     """
@@ -66,7 +66,7 @@ class Transition(keras.Model):
         super().__init__(name="transition")
         self.noise, self.rotates = config.noise, config.time_scale > 0
         self.oscillators = config.latent_size // 2 if self.rotates else 0
-        self.state_size = (config.latent_size, config.rnn_units + self.oscillators)  # h ends with x
+        self.state_size = (config.latent_size, config.rnn_units + self.oscillators)  # h ends with v
         self.cell = layers.GRUCell(config.rnn_units, name="cell")
         small = keras.initializers.RandomNormal(stddev=0.03 if self.rotates else 0.01)  # slow at first
         self.change = layers.Dense(config.latent_size, kernel_initializer=small, name="change")
@@ -97,14 +97,14 @@ class Transition(keras.Model):
         """
         z, h = state
         if self.rotates:
-            h, x = ops.split(h, [self.state_size[1] - self.oscillators], axis=-1)
+            h, v = ops.split(h, [self.state_size[1] - self.oscillators], axis=-1)
             if self.noise:
                 keep = ops.exp(-self.unit)
-                x = keep * x + ops.sqrt(1 - keep**2) * normal[:, :self.oscillators]
-            h, _ = self.cell(ops.concatenate([z, x], axis=-1), h)
-            velocity = self.unit * ops.exp(self.log_velocity) * (1 + FREQUENCY_NOISE * x)
+                v = keep * v + ops.sqrt(1 - keep**2) * normal[:, :self.oscillators]
+            h, _ = self.cell(ops.concatenate([z, v], axis=-1), h)
+            velocity = self.unit * ops.exp(self.log_velocity) * (1 + FREQUENCY_NOISE * v)
             z = rotate_pairs(z, velocity) + self.unit * self.change(h)
-            h = ops.concatenate([h, x], axis=-1)
+            h = ops.concatenate([h, v], axis=-1)
         else:
             h, _ = self.cell(z, h)
             z = z + self.change(h)
