@@ -61,7 +61,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     if not run:
         measured, lag = data.suited(frames, config.seq_len)
         config = dataclasses.replace(config, **(measured | PRESETS.get(preset, {}) | values))
-        say(f"frames of {config.data_dir} are of independent times after {lag} frames: {config.every_nth} to a step, "
+        say(f"{config.data_dir}: frames are independent after {lag} frames; {config.every_nth} to a step, "
             f"{'with' if config.augment else 'without'} augmentation")
     config = dataclasses.replace(config, footage=footage, fps=fps)
     check_memory(config.chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
