@@ -433,11 +433,11 @@ def test_pace_is_how_far_frames_get_in_some_steps(tmp_path):
     turning[:, :8], turning[:, 8:] = (np.uint8(np.round(128 + 100 * wave))[:, None, None, None]
                                       for wave in (np.cos(angle), np.sin(angle)))
     np.save(tmp_path / "turning.npy", turning)
-    pace = data.displacement_curve(tmp_path / "turning.npy", 3, [1, 5, 10])
-    for lag, share in pace.items():  # a chord, by that of independent places
+    curve = data.displacement_curve(tmp_path / "turning.npy", 3, [1, 5, 10])
+    for lag, share in curve.items():  # a chord, by that of independent places
         assert share == pytest.approx(min(1, np.sqrt(2) * np.sin(np.pi * 3 * lag / 60)), abs=0.01)
     slower = data.displacement_curve(tmp_path / "turning.npy", 3, [4, 6, 20], 0.25)  # 3, 4.5 and 15 frames
-    assert slower[4] == pace[1] and slower[20] == pace[5]
+    assert slower[4] == curve[1] and slower[20] == curve[5]
     assert slower[6] == pytest.approx(np.sqrt(2) * np.sin(np.pi * 4.5 / 60), abs=0.01)
 
 

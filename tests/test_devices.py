@@ -154,6 +154,7 @@ def test_a_port_in_use_is_told():
         meet([f"127.0.0.1:{taken.getsockname()[1]}", "b:1"], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_machine_that_waits_for_others_ends_at_a_signal(footage, flags, number):
     text = cluster(free_hosts(2))

@@ -122,7 +122,7 @@ def test_states_stay_on_the_sphere(transition):
     latents, outputs, (z, h) = transition.roll(normal(5, 7, 16, seed=1), (z, h))
     assert latents.shape == outputs.shape == (5, 7, 16)
     assert z.shape == (5, 16)
-    assert h.shape == (5, 12 + 8)  # and how the hands waver
+    assert h.shape == (5, 12 + 8)  # and the frequency noise of the oscillators
     assert_on_sphere(latents)
     assert_on_sphere(z)
 
@@ -146,7 +146,7 @@ def test_a_lamp_does_not_know_of_others(transition):
     np.testing.assert_allclose(numpy(together)[2:3], numpy(alone), atol=1e-5)
 
 
-def test_hands_turn_at_speeds_of_their_own():
+def test_oscillators_have_velocities_of_their_own():
     keras.utils.set_random_seed(0)
     transition = Transition(Config(noise=0.0, latent_size=16))
     transition.init_from_stats(0.1)
@@ -157,21 +157,21 @@ def test_hands_turn_at_speeds_of_their_own():
     angles = np.angle(after / before)
     np.testing.assert_allclose(angles, angles[:1].repeat(5, 0), atol=1e-5)
     assert (np.diff(angles[0]) > 0.001).all(), "all different"
-    assert np.sqrt(np.mean(1 - np.cos(angles))) == pytest.approx(0.1, rel=0.15), "the pace of the footage"
+    assert np.sqrt(np.mean(1 - np.cos(angles))) == pytest.approx(0.1, rel=0.15), "the displacement of the footage"
 
 
-def test_hands_waver_each_in_its_own_way_for_about_a_radian():
+def test_frequency_noise_is_independent_and_lasts_about_a_radian():
     keras.utils.set_random_seed(0)
     transition = Transition(Config(latent_size=128, noise=1e-6))
     transition.init_from_stats(0.1)  # 0.14 radians a step
     transition.change.kernel.assign(0 * transition.change.kernel)
     latents = numpy(transition.roll(normal(20, 120, 128, seed=1), transition.initial(normal(20, 128)))[0])
-    hands = latents[:, 40:, :64] + 1j * latents[:, 40:, 64:]
-    angles = np.angle(hands[:, 1:] / hands[:, :-1])
-    waver = angles / angles.mean((0, 1)) - 1
-    waver = waver.transpose(0, 2, 1)[np.abs(hands).min(1) > 0.5]  # on a short hand all lamps' mean being 0 tells
-    assert waver.std() == pytest.approx(FREQUENCY_NOISE, rel=0.1)
-    assert np.mean(waver[:, 7:] * waver[:, :-7]) / waver.var() == pytest.approx(np.exp(-1), abs=0.1)
+    pairs = latents[:, 40:, :64] + 1j * latents[:, 40:, 64:]
+    angles = np.angle(pairs[:, 1:] / pairs[:, :-1])
+    noise = angles / angles.mean((0, 1)) - 1
+    noise = noise.transpose(0, 2, 1)[np.abs(pairs).min(1) > 0.5]  # the mean over chains being 0 tells on a short pair
+    assert noise.std() == pytest.approx(FREQUENCY_NOISE, rel=0.1)
+    assert np.mean(noise[:, 7:] * noise[:, :-7]) / noise.var() == pytest.approx(np.exp(-1), abs=0.1)
 
 
 @pytest.mark.parametrize("time_scale", [0.0, 0.25])
