@@ -1,6 +1,7 @@
 """Functions that several test files share: learn.py in processes of its own, waiting, and footage."""
 
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from files import STOPS
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # s that a busy machine may take for what an idle one does at once
@@ -23,10 +26,16 @@ def learn(folder, *flags, timeout=PATIENCE, **options):
     return subprocess.run(command(*flags), cwd=folder, capture_output=True, text=True, timeout=timeout, **options)
 
 
-def start(folder, *flags, **options):
+def hear_signals():
+    """Let signals act that a process is started with ignored, as under nohup or in the background of a script."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def start(folder, *flags, preexec_fn=hear_signals, **options):
     """Start learn.py with `flags` in `folder`."""
     return subprocess.Popen(command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            **options)
+                            preexec_fn=preexec_fn, **options)
 
 
 def until(found, process=None, seconds=PATIENCE):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ImageGrab
 
-from helpers import PATIENCE, ROOT, until
+from helpers import PATIENCE, ROOT, hear_signals, until
 
 needs_windows = pytest.mark.skipif(not cv2.currentUIFramework(), reason="this OpenCV was built without windows")
 
@@ -28,8 +28,9 @@ class Window:
 
     def __init__(self, display, command, **env):
         self.display = display
-        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env=environment(DISPLAY=display, **env))
+        self.process = subprocess.Popen(command, text=True, preexec_fn=hear_signals, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        env=environment(DISPLAY=display, **env))
 
     def __enter__(self):
         self.id = until(self.find, self.process)
