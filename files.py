@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PART = re.compile(r"\..+\.(\d+)\.part")  # the names of what `replacing` writes, with the number of the process
+PART = re.compile(r"\.(.+)\.(\d+)\.part", re.DOTALL)  # a hidden file of `replacing`: of which, by which process
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
@@ -52,9 +52,9 @@ def replacing(path):
     part = path.with_name(f".{name}.{os.getpid()}.part")
     with suppress(OSError):
         for old in path.parent.iterdir():
-            match = re.fullmatch(rf"\.{re.escape(name)}\.(\d+)\.part", old.name)
+            match = PART.fullmatch(old.name)
             # Processes of other machines are not seen here: what grows is left alone.
-            if match and not alive(int(match[1])) and time.time() - old.stat().st_mtime > 60:
+            if match and match[1] == name and not alive(int(match[2])) and time.time() - old.stat().st_mtime > 60:
                 old.unlink()
     try:
         yield part

@@ -40,7 +40,8 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     run = Path(resume) if resume else None
     if values.get("max_minutes") and "steps" in values:
         raise UserError("--steps and --max_minutes both say when a run ends; give one of them")
-    config = resumed(run, preset, values) if run else Config(**(PRESETS.get(preset, {}) | values))
+    given = PRESETS.get(preset, {}) | values
+    config = resumed(run, preset, values) if run else Config(**given)
     import data
 
     check_folder(run or "logs")
@@ -60,7 +61,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
                         f"or train on others with --data_dir {quoted(config.data_dir)}")
     if not run:
         measured, lag = data.suited(frames, config.seq_len)
-        config = dataclasses.replace(config, **(measured | PRESETS.get(preset, {}) | values))
+        config = dataclasses.replace(config, **(measured | given))
         say(f"{config.data_dir}: frames are independent after {lag} frames; {config.every_nth} to a step, "
             f"{'with' if config.augment else 'without'} augmentation")
     config = dataclasses.replace(config, footage=footage, fps=fps)

@@ -427,7 +427,7 @@ def test_sequences_are_frames_every_nth_apart(tmp_path):
         assert (batch == batch[:, :, :1, :1, :1]).all()
 
 
-def test_pace_is_how_far_frames_get_in_some_steps(tmp_path):
+def test_displacement_is_how_far_frames_get_in_some_steps(tmp_path):
     angle = 2 * np.pi * np.arange(600) / 60  # a turn takes 60 frames: two numbers that go round a circle
     turning = np.full((600, 16, 16, 3), 128, np.uint8)
     turning[:, :8], turning[:, 8:] = (np.uint8(np.round(128 + 100 * wave))[:, None, None, None]
@@ -441,7 +441,7 @@ def test_pace_is_how_far_frames_get_in_some_steps(tmp_path):
     assert slower[6] == pytest.approx(np.sqrt(2) * np.sin(np.pi * 4.5 / 60), abs=0.01)
 
 
-def test_pace_of_footage_that_is_short_or_stands_still(tmp_path):
+def test_displacement_of_footage_that_is_short_or_stands_still(tmp_path):
     np.save(tmp_path / "still.npy", np.full((12, 8, 8, 3), 50, np.uint8))
     assert data.displacement_curve(tmp_path / "still.npy", 6, [1, 15]) == {1: 0.01, 15: 0.01}
     np.save(tmp_path / "one.npy", pictures(1))

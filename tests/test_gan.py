@@ -187,7 +187,7 @@ def test_gradient_penalties_flatten_the_discriminator(small):
     assert penalty(0.3) < 0.8 * penalty(0.0)
 
 
-def test_latents_learn_to_move_at_the_pace_of_the_footage(small):
+def test_latents_learn_the_displacement_of_the_footage(small):
     gan = GAN(Config(**(small | dict(chains=64)), displacement_weight=10.0))
     background = np.full((16, 16, 3), 0.5), np.ones((16, 16, 1))
     gan.init_from_stats(background, {lag: min(0.1 * lag, 1) for lag in gan.lags})
