@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
+import data
 import metrics
 from backend import compiled
 from files import UserError, replacing
@@ -39,15 +40,17 @@ MOMENTS = ("mean", "deviation", "skewness", "kurtosis", "correlation")
 # name: (low, high, meaning), good between low and high. Footage that was not trained on is good in all figures, and
 # planted faults are not (tests/test_evaluate.py).
 FIGURES = {
-    "swd_frame": (0, 2, "sliced Wasserstein distance of frames, in floors; _64: at the pyramid level of 64 pixels"),
-    "swd_difference": (0, 3, "the same of differences of frames a step apart"),
+    "swd_frame": (0, 1.5, "sliced Wasserstein distance of frames, in floors: of the worst level of an image pyramid; "
+                          "_64: of the level of 64 pixels"),
+    "swd_difference": (0, 2.5, "the same of differences of frames a step apart"),
     "flow": (0, 3, "distance of the distributions of pixel speeds by optical flow, in floors"),
     "brightness": (0, 3, "distance of the distributions of a frame's mean brightness, in floors"),
     "colour": (0, 3, "the same of a frame's mean colour"),
     "foreground_share": (0, 3, "the same of the share of a frame that is brighter than Otsu's threshold"),
     "speed": (0.85, 1.15, "mean absolute difference of frames a step apart, as a share of the footage's"),
     "jitter": (0, 2, "how much that difference varies from one step to the next, as a share of the footage's"),
-    "diversity": (0.95, 1.05, "mean distance of frames of different videos, as a share of the footage's"),
+    "diversity": (0.95, 1.05, "mean distance of frames of different videos, as a share of the footage's; 'real' is "
+                              "that of the footage's own frames in any order, of which the lower limit is a share"),
     "nearest_neighbour_ratio": (0.75, math.inf, "distance of generated frames to the nearest of the footage, over that "
                                                 "of its own frames to others; less than 1: copies"),
     "late_to_early_swd_frame": (0.97, 1.03, "swd_frame at the end of the long rollout, over that of new videos"),
@@ -90,7 +93,9 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
                         "or --overwrite to replace them")
     config, model = load(prefix)
     footage = np.load(cache, mmap_mode="r", allow_pickle=False)
-    references = [Reference(footage, config.every_nth, np.random.default_rng([seed, i])) for i in range(SEEDS)]
+    _, lag = data.suited(cache, config.seq_len)
+    references = [Reference(footage, config.every_nth, lag // 2, np.random.default_rng([seed, i]))
+                  for i in range(SEEDS)]
     rollout = Rollout(model.transition, seed, max(SEEDS, round(steps / STRETCH)))
     decode = decoder(model.generator, config.img_size)
     figures = frame_figures(references, rollout, decode, seed) + state_figures(rollout)
@@ -106,14 +111,15 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
 class Reference:
     """A sample of the footage [N, H, W, 3] to compare with, and two halves for the floor of each distance.
 
-    The footage is cut into stretches; its halves are every other stretch.
+    The footage is cut into stretches of at least 20 steps and at least `shortest` frames; its halves are every other
+    stretch.
 
     Raises:
         UserError: it is too short.
     """
 
-    def __init__(self, footage, every_nth, rng):
-        stretches = max(4, min(64, len(footage) // (20 * every_nth)) // 2 * 2)
+    def __init__(self, footage, every_nth, shortest, rng):
+        stretches = max(4, min(64, len(footage) // max(20 * every_nth, shortest)) // 2 * 2)
         length = len(footage) // stretches
         n = min(2 * CLIPS // stretches, length - 2 * every_nth) // 2 * 2
         if n < 2:
@@ -131,7 +137,7 @@ class Reference:
         excluded = min(FAR * self.every_nth, len(self.footage) // 4)
         own = self.nearest_neighbour(self.sample, self.places.ravel(), excluded)
         return [{
-            **{name: distance / floor[name] for name, distance in distances.items()},
+            **with_worst({name: distance / floor[name] for name, distance in distances.items()}),
             "speed": metrics.speed(sample) / metrics.speed(self.sample),
             "jitter": metrics.jitter(sample) / (metrics.jitter(self.sample) + 1e-6),
             "diversity": metrics.diversity(sample) / metrics.diversity(self.sample),
@@ -151,6 +157,12 @@ class Reference:
         """
         frames = self.sample.reshape(-1, 1, *self.sample.shape[2:])
         return metrics.diversity(np.random.default_rng(0).permutation(frames)) / metrics.diversity(self.sample)
+
+
+def with_worst(figures):
+    """The figures, and swd_frame and swd_difference: the largest of all levels of the pyramid."""
+    return figures | {view: max(value for name, value in figures.items() if name.startswith(view))
+                      for view in ("swd_frame", "swd_difference")}
 
 
 class Rollout:
@@ -237,19 +249,19 @@ def sample_clips(latents, least, every_nth, decode, rng):
 def frame_figures(references, rollout, decode, seed):
     """The figures of the frames of new videos, and of those at the end of the rollout as a multiple of these."""
     compared, rows = [], []
-    with ThreadPoolExecutor(1) as thread:  # compares one sample, on one core, while the next is generated
+    with ThreadPoolExecutor(2) as threads:
         for i, reference in enumerate(references):
             rng = np.random.default_rng([seed, i, 1])
             samples = [sample_clips(latents[i], reference.clips, reference.every_nth, decode, rng)
                        for latents in (rollout.early, rollout.late)]
-            compared.append(thread.submit(reference.compare, samples, [seed, i]))
+            compared.append(threads.submit(reference.compare, samples, [seed, i]))
         for future in tqdm(compared, desc="comparing", unit=" samples"):
             early, late = future.result()
             ratios = {f"late_to_early_{name}": late[name] / early[name]
                       for name in ("swd_frame", "swd_difference", "diversity")}
             rows.append(early | ratios | {"late_colour": late["colour"]})
-    perfect = {"diversity": round(float(np.mean([reference.best_diversity() for reference in references])), 3)}
-    return [figure(name, [row[name] for row in rows], perfect.get(name, 1)) for name in rows[0]]
+    own = round(float(np.mean([reference.best_diversity() for reference in references])), 3)
+    return [figure(name, [row[name] for row in rows], own if name == "diversity" else 1) for name in rows[0]]
 
 
 def state_figures(rollout):
@@ -279,6 +291,8 @@ def figure(name, values, real):
     normal vectors have; "low" and "high", the limits between which it is good, None where there are none.
     """
     low, high, _ = FIGURES.get(name, (None, None, ""))
+    if name == "diversity":
+        low *= min(real, 1)
     return dict(name=name, value=float(np.mean(values)), spread=float(np.std(values)) if len(values) > 1 else None,
                 real=real, low=low, high=None if high == math.inf else high)
 
