@@ -42,8 +42,8 @@ class Config:
     window: int = param(3, "consecutive steps of a sequence that are drawn and judged; 0: all", group="sequences",
                         low=0, high=10_000)
     batch_size: int = param(40, "clips drawn and judged in one training step", group="sequences", low=1, high=100_000)
-    chains: int = param(256, "latent chains rolled out in one training step, at least batch_size", group="sequences",
-                        low=2, high=1_000_000)
+    chains: int = param(256, "latent chains rolled out in one training step; at least batch_size", group="sequences",
+                        low=2, high=1_000_000, flag=False)
     reset_probability: float = param(0.003, "probability that a chain starts anew after a training step",
                                      group="sequences", low=0, high=1, flag=False)
     footage: str = param("", "digest of the frames trained on", group="sequences", flag=False)
@@ -54,17 +54,15 @@ class Config:
                                 "discriminator of frames, their differences and the batch's spread; Adam), or the "
                                 "'original' DCGAN with batch norm and SGD", group="networks",
                       choices=("modern", "original"))
-    latent_size: int = param(64, "size of the latent", group="networks", low=2, high=8192)
+    latent_size: int = param(64, "size of the latent", group="networks", low=2, high=8192, flag=False)
     rnn_units: int = param(128, "hidden size of the transition's and of the discriminator's GRU",
-                           group="networks", low=1, high=8192)
+                           group="networks", low=1, high=8192, flag=False)
     width: int = param(32, "channels of convolutions at half a frame's size; doubled at each halving, up to 8x; the "
                            "discriminator makes 4x as many features of a frame", group="networks", low=1, high=1024)
     background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
                                    "fixed camera", group="networks")
-    noise: float = param(0.003, "standard deviation of the noise added to the latent in each step; 0: none",
-                         group="networks", low=0, high=1)
-    time_scale: float = param(0.25, "speed of the latent, as a share of how fast frames of the footage decorrelate; 0: "
-                                    "free, without rotating pairs", group="networks", low=0, high=1)
+    noise: float = param(0.03, "standard deviation of the noise added to the latent in each step; 0: none",
+                         group="networks", low=0, high=1, flag=False)
     augment: bool = param(False, "shift each clip, real or drawn, by a random offset before it is judged: for short "
                                  "footage", group="networks", measured=True)
 
@@ -77,9 +75,7 @@ class Config:
                            choices=("chains", "pooled"), flag=False)
     normality_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0, high=1e6)
     distance_weight: float = param(1.0, "weight of the penalty on distances between frames, in time and across clips, "
-                                        "that differ from the footage's", group="losses", low=0, high=1e6)
-    displacement_weight: float = param(8.0, "weight of the penalty on displacements of the latent that differ from "
-                                            "those --time_scale asks for", group="losses", low=0, high=1e6)
+                                        "that differ from the footage's", group="losses", low=0, high=1e6, flag=False)
     gamma: float = param(0.01, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2); 0 with "
                                 "--arch original",
                          group="losses", low=0, high=1e6)
@@ -113,10 +109,6 @@ class Config:
             raise UserError(f"--img_size {self.img_size} is not a power of two; take 32, 64, 128 ...")
         if self.window > self.seq_len:
             raise UserError(f"--window {self.window} is longer than --seq_len {self.seq_len}")
-        if self.latent_size % 2:
-            raise UserError(f"--latent_size {self.latent_size} is odd; a state is made of pairs of numbers")
-        if self.chains < self.batch_size:
-            raise UserError(f"--chains {self.chains} is less than --batch_size {self.batch_size}")
         if self.arch == "original" and self.gamma:
             raise UserError(f"--gamma {self.gamma:g} needs --arch modern: a gradient penalty is of one clip, "
                             "and the batch norm of the original mixes those of a batch; take --gamma 0")
@@ -127,6 +119,11 @@ class Config:
     def clip_len(self):
         """Steps of a clip, generated or real, that the discriminator judges."""
         return self.window or self.seq_len
+
+    @property
+    def n_chains(self):
+        """Latent chains rolled out in one training step: enough for each clip to have its own."""
+        return max(self.chains, self.batch_size)
 
     def at_play(self):
         """The same networks, as they play on any one machine, in full precision."""
@@ -194,9 +191,9 @@ def article(kind):
 PRESETS = {
     "original": dict(
         img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
-        arch="original", latent_size=64, rnn_units=128, width=32, background=False, noise=0.0, time_scale=0.0,
+        arch="original", latent_size=64, rnn_units=128, width=32, background=False, noise=0.0,
         augment=False, loss="standard", normality="pooled", normality_weight=0.1, distance_weight=0.0,
-        displacement_weight=0.0, gamma=0.0, learning_rate=1e-3, ema=0.0,
+        gamma=0.0, learning_rate=1e-3, ema=0.0,
         steps=33_600, save_every=1_680,  # 200 and 10 epochs of an hour's footage, of 168 batches each
     ),
 }

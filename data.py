@@ -150,14 +150,10 @@ def background(cache):
     return mean, np.minimum(deviation.max(-1, keepdims=True) / MOVES, 1) ** 2
 
 
-def displacement_curve(cache, every_nth, lags, time_scale=1.0):
-    """How far apart frames are over some lags, as a share of the distance of frames of independent times, 0.01 to 1.
+def displacements(cache, lags):
+    """How far apart frames are over some lags, in frames, as shares of the distance of frames of independent times.
 
-    Root mean square distances of 8x8 thumbnails at up to four thousand places in the cache. Lags are in steps of
-    `every_nth` frames, taken times `time_scale`; between frames it is interpolated linearly. A lag of more than half
-    the cache counts as that half.
-
-    Returns a dict {lag: share}.
+    Root mean square distances of 8x8 thumbnails at up to four thousand places in the cache: {lag: share}.
     """
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     stride = math.ceil(len(frames) / 4000)
@@ -166,12 +162,10 @@ def displacement_curve(cache, every_nth, lags, time_scale=1.0):
         return np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA)
                          for frame in frames[start::stride]]).astype(np.float32)
 
-    here, most = small(0), len(frames) // 2
+    here = small(0)
     independent = math.sqrt(2 * here.var(0).mean()) + 1e-6
-    gaps = {lag: min(lag * every_nth * time_scale, most) for lag in lags}
-    whole = sorted({end for gap in gaps.values() for end in (math.floor(gap), math.ceil(gap))})
-    apart = [math.sqrt(np.square(there - here[:len(there)]).mean()) for there in map(small, whole)]
-    return {lag: max(0.01, min(1.0, float(np.interp(gap, whole, apart)) / independent)) for lag, gap in gaps.items()}
+    return {lag: math.sqrt(np.square(there - here[:len(there)]).mean()) / independent
+            for lag, there in zip(lags, map(small, lags), strict=True)}
 
 
 def suited(cache, seq_len):
@@ -180,10 +174,10 @@ def suited(cache, seq_len):
     `every_nth`: the most frames over which frames come at most STEP as far apart as at independent times, so that a
     step means as much in every film; at least 1, and few enough for sequences of `seq_len` steps to begin in half of
     the footage. `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`, the frames after which frames
-    are INDEPENDENT as far apart. Distances are those of `displacement_curve`.
+    are INDEPENDENT as far apart. Distances are those of `displacements`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
-    shares = displacement_curve(cache, 1, [lag for lag in LAGS if lag <= max(1, n_frames // 2)])
+    shares = displacements(cache, [lag for lag in LAGS if lag <= n_frames // 2])
     every_nth = max([lag for lag, share in shares.items() if share <= STEP], default=1)
     lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
     return dict(every_nth=min(every_nth, max(1, n_frames // (2 * seq_len))), augment=n_frames < ARRANGEMENTS * lag), lag

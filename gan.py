@@ -10,13 +10,12 @@ import checkpoints
 import losses
 from backend import compiled, make_backend
 from files import UserError
-from models import Discriminator, VideoModel, frequencies
+from models import Discriminator, VideoModel
 
-TERMS = "d_adv", "g_adv", "normality", "distance", "displacement", "gradient_penalty"
+TERMS = "d_adv", "g_adv", "normality", "distance", "gradient_penalty"
 METRICS = ("gradient/discriminator", "gradient/generator", *(f"loss/{term}" for term in TERMS),
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
 PENALISED = 4  # clips of a batch under each gradient penalty; penalising all would double the cost of a step
-PAST = 16  # sequences before the current one that are kept, for the longest lag of the displacement penalty
 SAMPLES = 8  # new chains drawn for TensorBoard
 REFRESH = 64, 64  # batches and latents a batch to gather batch norm's statistics: 0.9^64 of the old ones is left
 
@@ -25,7 +24,7 @@ class GAN:
     """The networks of a run, and the state that a training step turns into the next one.
 
     `state` is a nested dict of tensors: the trained weights of the generating networks, g, and of the discriminator, d,
-    their optimisers' second moments, the average of g, the chains' states, their past, and the number of the step. The
+    their optimisers' second moments, the average of g, the chains' states, and the number of the step. The
     networks' own variables hold the initial weights, and what is not trained.
     """
 
@@ -37,30 +36,20 @@ class GAN:
         random.seed(config.seed)  # of Keras's initialisers
         self.video, self.discriminator = VideoModel(config), Discriminator(config)
         self.average = VideoModel(config.at_play())  # what is saved for playing
-        self.lags = [*(2**i for i in range(config.seq_len.bit_length())), PAST * config.seq_len]
-        self.curve = np.ones((len(self.lags), config.latent_size), np.float32)
         self.run = self.backend.compile_steps(self.step)
         self.sample = compiled(self.rollout, self.average)
         rng = np.random.default_rng(config.seed)
-        z, h = self.video.transition.initial(rng.standard_normal((config.chains, config.latent_size), np.float32))
+        z, h = self.video.transition.initial(rng.standard_normal((config.n_chains, config.latent_size), np.float32))
         g, d = (to_numpy(network.trainable_variables) for network in (self.video, self.discriminator))
         self.state = self.backend.place(dict(
             step=np.int32(0), g=g, d=d, average=g, chains=(to_numpy(z), to_numpy(h)),
-            g_moments=[np.zeros_like(w) for w in g], d_moments=[np.zeros_like(w) for w in d],
-            past=rng.standard_normal((config.chains, PAST * config.seq_len, config.latent_size), np.float32)))
+            g_moments=[np.zeros_like(w) for w in g], d_moments=[np.zeros_like(w) for w in d]))
 
-    def init_from_stats(self, background, curve):
-        """Take from the footage what to draw on and how fast to move: data.background and, by lag in steps,
-        data.displacement_curve.
-        """
-        # The correlation c of an oscillator of relative speed k at lag t is that of speed 1 at k t; where it falls as a
-        # Gaussian of the lag, it is c(t)^(k^2).
-        relative = np.tile(frequencies(self.config.latent_size // 2), 2)
-        self.curve = np.float32([np.sqrt(1 - (1 - curve[lag] ** 2) ** relative**2) for lag in self.lags])
-        for model in self.video, self.average:
-            model.transition.init_from_stats(curve[1])
-            if self.config.background:
-                model.generator.init_from_stats(*background)
+    def init_from_stats(self, mean, mask):
+        """Take from the footage what to draw on, as data.background gives it."""
+        if self.config.background:
+            for model in self.video, self.average:
+                model.generator.init_from_stats(mean, mask)
 
     def rows(self):
         """The rows of a batch that this machine trains on: each of its devices has an equal share."""
@@ -90,12 +79,12 @@ class GAN:
     def noise(self, step):
         """The random numbers of a step, which --seed and its number determine."""
         config, random = self.config, self.backend.random(self.config.seed, step)
-        shape = config.chains, config.seq_len, config.latent_size
+        shape = config.n_chains, config.seq_len, config.latent_size
         return dict(
             normals=random.normal(shape), start=random.integers((), config.seq_len - config.clip_len + 1),
             shifts=random.integers((2, 2, config.batch_size), config.img_size // 4 + 1),  # real or drawn, down or right
             fresh=random.normal((shape[0], shape[2])), reset=random.uniform((shape[0], 1)) < config.reset_probability,
-            order=random.permutation(config.chains))
+            order=random.permutation(config.n_chains))
 
     def update(self, state, real, learning_rate, clock, noise):
         """The step: gradients of generator and discriminator, both optimisers, the average, the chains' next states.
@@ -105,15 +94,15 @@ class GAN:
         backend, parts = self.backend, self.config.accumulate
 
         def gradients(i):
-            """The gradients of both networks by part i of the batch, from one forward pass; metrics; the rollout."""
+            """The gradients of both networks by part i of the batch, from one forward pass; metrics; last states."""
             def objectives(g, d):
-                terms, (latents, outputs, end) = self.loss_terms(g, d, state, real, noise, i)
+                terms, outputs, end = self.loss_terms(g, d, state, real, noise, i)
                 metrics = [*(terms[name] for name in TERMS), *losses.moments(outputs, axis=(0, 1, 2))]
-                return self.objectives(**terms), (ops.stack(metrics), (latents, end))
+                return self.objectives(**terms), (ops.stack(metrics), end)
 
             return backend.gradients(objectives, state["g"], state["d"])
 
-        gradients, (metrics, rollout) = gradients(0) if parts == 1 else backend.mean_of_parts(gradients, parts)
+        gradients, (metrics, end) = gradients(0) if parts == 1 else backend.mean_of_parts(gradients, parts)
         metrics = ops.concatenate([metrics, clock])
         (g_gradients, d_gradients), metrics = backend.mean_of_devices((gradients, metrics))
         step = state["step"] + 1
@@ -122,7 +111,7 @@ class GAN:
         metrics = ops.concatenate([ops.stack([norm(d_gradients), norm(g_gradients)]), metrics])
         return dict(step=step, g=g, d=d, g_moments=g_moments, d_moments=d_moments,
                     average=self.move_average(state["average"], g, step),
-                    **self.carry(state["past"], *rollout, noise)), metrics
+                    chains=self.carry(end, noise)), metrics
 
     def loss_terms(self, g, d, state, real, noise, i):
         """The terms of the losses, by name, of part i of a device's share of the batch and the weights g and d.
@@ -130,7 +119,7 @@ class GAN:
         All chains are rolled out, whatever the part: their normality is that of all. Other statistics of a batch, in
         the distance penalty, the minibatch deviation and batch norm, are those of the part.
 
-        Returns (terms, rollout), the rollout as `Transition.roll` gives it.
+        Returns (terms, outputs, end): the outputs and the last states of the rollout, as `Transition.roll` gives them.
         """
         config = self.config
         n = config.batch_size // (self.backend.count * config.accumulate)
@@ -152,22 +141,19 @@ class GAN:
         if config.loss == "relativistic":
             real_logits, fake_logits = losses.relativistic(real_logits, fake_logits)
         penalised = (real[:PENALISED], ops.stop_gradient(fake[:PENALISED])) if config.gamma else ()
-        curve = dict(zip(self.lags, self.curve, strict=True))
         return dict(
             d_adv=losses.discriminator_loss(real_logits, fake_logits),
             g_adv=losses.generator_loss(fake_logits),
             normality=losses.NORMALITY[config.normality](outputs),
             distance=losses.distance_penalty(losses.thumbnails(fake), losses.thumbnails(real)),
-            displacement=losses.displacement_penalty(latents, state["past"], curve) if config.time_scale
-            else ops.zeros(()),
             gradient_penalty=sum((losses.gradient_penalty(self.backend.input_gradient(discriminate, clips))
-                                  for clips in penalised), ops.zeros(()))), (latents, outputs, end)
+                                  for clips in penalised), ops.zeros(()))), outputs, end
 
-    def objectives(self, d_adv, g_adv, normality, distance, displacement, gradient_penalty):
+    def objectives(self, d_adv, g_adv, normality, distance, gradient_penalty):
         """The weighted sums of the terms: (g_loss, d_loss)."""
         config = self.config
-        return (g_adv + config.normality_weight * normality + config.distance_weight * distance
-                + config.displacement_weight * displacement, d_adv + config.gamma * gradient_penalty)
+        return (g_adv + config.normality_weight * normality + config.distance_weight * distance,
+                d_adv + config.gamma * gradient_penalty)
 
     def draw(self, latents):
         """Clips [B, T, H, W, 3] of latents [B, T, Z], as one batch."""
@@ -193,18 +179,15 @@ class GAN:
         decay = ops.minimum(self.config.ema, step / (step + 10))
         return [w + decay * (mean - w) for mean, w in zip(average, weights, strict=True)]
 
-    def carry(self, past, latents, end, noise):
-        """The chains' states and past for the next step.
+    def carry(self, end, noise):
+        """The chains' states for the next step, from those (z, h) at the end of this one's rollout.
 
-        Chains go on from the end of this step's rollout, so that rollouts of any length are trained (truncated back-
-        propagation through time); some start anew. They are shuffled, as the first ones are those that are drawn.
+        Chains go on, so that rollouts of any length are trained (truncated backpropagation through time); some start
+        anew. They are shuffled, as the first ones are those that are drawn.
         """
-        past = ops.concatenate([past[:, self.config.seq_len:], latents], axis=1)
-        # A new chain gets the past of another one: normal, and independent of its own state.
-        fresh = *self.video.transition.initial(noise["fresh"]), ops.roll(past, 1, axis=0)
-        z, h, past = (ops.take(ops.where(noise["reset"][..., None] if old is past else noise["reset"], new, old),
-                               noise["order"], axis=0) for new, old in zip(fresh, (*end, past), strict=True))
-        return dict(chains=(z, h), past=past)
+        fresh = self.video.transition.initial(noise["fresh"])
+        return tuple(ops.take(ops.where(noise["reset"], new, old), noise["order"], axis=0)
+                     for new, old in zip(fresh, end, strict=True))
 
     def rollout(self, normals):
         """Latents [N, T, Z] of new chains of the averaged weights with the noise `normals` [N, T, Z]."""
@@ -215,7 +198,7 @@ class GAN:
         """New chains of the averaged weights at some steps: latents [chains, S, Z] and frames [SAMPLES, S, H, W, 3]."""
         config = self.config
         normals = np.random.default_rng(config.seed).standard_normal(
-            (config.chains, config.seq_len, config.latent_size), np.float32)
+            (config.n_chains, config.seq_len, config.latent_size), np.float32)
         self.set_average()
         latents = to_numpy(self.sample(normals))[:, steps]
         frames = self.average.generator(latents[:SAMPLES].reshape(-1, config.latent_size))
@@ -247,11 +230,11 @@ class GAN:
     def resumable(self):
         """All that a run resumes from, as nested NumPy arrays."""
         fixed = [to_numpy(network.non_trainable_weights) for network in (self.video, self.average)]
-        return dict(state=self.backend.local(self.state), fixed=fixed, curve=self.curve)
+        return dict(state=self.backend.local(self.state), fixed=fixed)
 
     def restore(self, saved):
         """Continue from what `resumable` gave."""
-        self.state, self.curve = self.backend.place(saved["state"]), saved["curve"]
+        self.state = self.backend.place(saved["state"])
         for network, values in zip((self.video, self.average), saved["fixed"], strict=True):
             for variable, value in zip(network.non_trainable_weights, values, strict=True):
                 variable.assign(value)

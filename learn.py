@@ -27,7 +27,7 @@ from files import STOPS, UserError, check_folder, guard_streams, handling, print
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 DAY = 86_400  # seconds
-LESS = dict(train="lower --batch_size, --chains, --seq_len, --width or --img_size, or raise --accumulate",
+LESS = dict(train="lower --batch_size, --seq_len, --width or --img_size, or raise --accumulate",
             live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
             simulate="lower --img_size")  # memory
 OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insufficient memory|Cannot allocate memory"
@@ -65,7 +65,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
         say(f"{config.data_dir}: frames are independent after {lag} frames; {config.every_nth} to a step, "
             f"{'with' if config.augment else 'without'} augmentation")
     config = dataclasses.replace(config, footage=footage, fps=fps)
-    check_memory(config.chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
+    check_memory(config.n_chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
                  * config.clip_len * config.img_size**2 * config.width, LESS["train"])
     with quiet_imports():
         import backend

@@ -1,6 +1,5 @@
-"""The losses: adversarial, gradient penalty, distances between frames, normality and displacement of the latents."""
+"""The losses: adversarial, gradient penalty, distances between frames, and normality of the latents."""
 
-import math
 
 from keras import ops
 
@@ -85,43 +84,18 @@ def pooled_normality(outputs):
 def chains_normality(outputs):
     """Normality of each coordinate across chains, at each step, and no correlation between coordinates.
 
-    outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 / 10 + (kurtosis - 3)^2 / 100 across B,
-    averaged over T and Z, + `decorrelation` of the covariance across B. Higher moments are noisier, hence their smaller
-    weights. Pooled moments stay normal where all chains run through one limit cycle; those across chains do not.
-    Variance and covariance terms as in VICReg, Bardes et al. 2022, https://arxiv.org/abs/2105.04906
+    outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 / 10 + (kurtosis - 3)^2 / 100 across B, and
+    a tenth of the sum of a coordinate's squared covariances across B with all others, averaged over T and Z. Higher
+    moments are noisier, hence their smaller weights. Pooled moments stay normal where all chains run through one limit
+    cycle; those across chains do not. Variance and covariance terms as in VICReg, Bardes et al. 2022,
+    https://arxiv.org/abs/2105.04906
     """
     mean, std, skewness, kurtosis = moments(outputs, axis=0)
     normality = mean**2 + (std - 1) ** 2 + 0.1 * skewness**2 + 0.01 * (kurtosis - 3) ** 2
     steps = ops.transpose(outputs - mean, (1, 2, 0))  # [T, Z, B]
-    return ops.mean(normality) + decorrelation(ops.matmul(steps, ops.swapaxes(steps, 1, 2)) / outputs.shape[0])
-
-
-def displacement_penalty(latents, past, curve):
-    """How much the mean squared displacement of the latents differs from the footage's; >= 0.
-
-    latents [B, T, Z], those of the steps before them `past` [B, P, Z] (no gradient), and `curve`: {lag: share}, for
-    lags in steps, the displacement wanted as a share of that between independent latents, sqrt(2); a number, or one a
-    coordinate [Z]. A lag below T is taken within the latents, a longer one back into the past. In units of the wanted
-    displacement: (std - 1)^2 averaged over Z + `decorrelation` of its covariance, averaged over lags.
-    """
-    steps, whole = latents.shape[1], ops.concatenate([ops.stop_gradient(past), latents], axis=1)
-
-    def displacement(lag):
-        begin = -steps + (lag if lag < steps else 0)
-        return whole[:, begin:] - whole[:, begin - lag:-lag]
-
-    def penalty(x):
-        x = ops.reshape(x, (-1, x.shape[-1]))
-        std = ops.sqrt(ops.mean(ops.square(x), axis=0) + 1e-8)
-        return ops.mean(ops.square(std - 1)) + decorrelation(ops.matmul(ops.transpose(x), x) / x.shape[0])
-
-    return sum(penalty(displacement(lag) / (math.sqrt(2) * share)) for lag, share in curve.items()) / len(curve)
-
-
-def decorrelation(covariance):
-    """A tenth of the sum of a coordinate's squared covariances [..., Z, Z] with all others, averaged over the rest."""
-    others = covariance * (1 - ops.eye(covariance.shape[-1]))
-    return 0.1 * ops.mean(ops.sum(ops.square(others), axis=-1))
+    covariance = ops.matmul(steps, ops.swapaxes(steps, 1, 2)) / outputs.shape[0]
+    others = ops.square(covariance * (1 - ops.eye(covariance.shape[-1])))
+    return ops.mean(normality) + 0.1 * ops.mean(ops.sum(others, axis=-1))
 
 
 NORMALITY = {"pooled": pooled_normality, "chains": chains_normality}

@@ -18,7 +18,7 @@ import numpy as np
 from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # scales the difference of two frames, a few grey levels, to about the scale of a frame
-FREQUENCY_NOISE = 0.2  # standard deviation of an oscillator's angular velocity, as a share of it
+MAP_SIZE = 16  # pixels of the feature maps that the modern generator makes of a latent, by a linear map
 UNROLL = 8  # steps up to which a recurrence is unrolled in the graph; a loop takes as long to build as some dozen steps
 
 
@@ -44,46 +44,23 @@ def interpolate(start, end, n):
     return slerp(start[..., None, :], end[..., None, :], share)
 
 
-def frequencies(n):
-    """The relative angular velocity of each of n oscillators: all different, so that they do not come into phase."""
-    return np.geomspace(0.87, 1.15, n)
-
-
 class Transition(keras.Model):
     """One step of the state: a GRU cell, and a dense layer from its hidden state to a change of the latent.
 
-    With --time_scale, the first and the second half of z are the coordinates of Z / 2 oscillators. Oscillator k turns
-    by the angle w_k (1 + f v_k) in a step: w_k is its angular velocity, learned in the unit u, f is FREQUENCY_NOISE,
-    and v_k is an Ornstein-Uhlenbeck process of unit variance that decorrelates in about 1 / u steps, without which the
-    oscillators would come back to where they were. The change by the GRU, which sees z and v, is added.
-
-        z' = sqrt(1 - s^2) (R(w (1 + f v)) z + u change(h')) + s n,  h' = GRU([z, v], h),  n ~ N(0, I),  s = --noise
+        z' = sqrt(1 - s^2) (z + change(h')) + s n,  h' = GRU(z, h),  n ~ N(0, I),  s = --noise
 
     A cell in the sense of keras.layers.RNN, whose input is the noise n.
     """
 
     def __init__(self, config):
         super().__init__(name="transition")
-        self.noise, self.rotates = config.noise, config.time_scale > 0
-        self.oscillators = config.latent_size // 2 if self.rotates else 0
-        self.state_size = (config.latent_size, config.rnn_units + self.oscillators)  # h ends with v
+        self.noise, self.state_size = config.noise, (config.latent_size, config.rnn_units)
         self.cell = layers.GRUCell(config.rnn_units, name="cell")
-        small = keras.initializers.RandomNormal(stddev=0.03 if self.rotates else 0.01)  # slow at first
+        small = keras.initializers.RandomNormal(stddev=0.01)  # slow at first
         self.change = layers.Dense(config.latent_size, kernel_initializer=small, name="change")
-        self.cell.build((None, config.latent_size + self.oscillators))
+        self.cell.build((None, config.latent_size))
         self.change.build((None, config.rnn_units))
-        if self.rotates:  # w = unit exp(log_velocity): so all are learned at one rate
-            self.unit = self.add_weight(shape=(), initializer="ones", trainable=False, name="unit")
-            self.log_velocity = self.add_weight(shape=(self.oscillators,), initializer=log_velocities,
-                                                name="log_velocity")
         self.built = True
-
-    def init_from_stats(self, displacement):
-        """Set the unit of angular velocity, in radians a step, by the displacement that a step of the latent is to
-        have, as a share of the distance of independent latents: displacement^2 = 1 - cos(unit).
-        """
-        if self.rotates:
-            self.unit.assign(math.acos(1 - displacement**2))
 
     def initial(self, normal):
         """The state (z, h) of new chains, from normal numbers [B, Z]."""
@@ -96,19 +73,8 @@ class Transition(keras.Model):
         the output standardised.
         """
         z, h = state
-        if self.rotates:
-            h, v = ops.split(h, [self.state_size[1] - self.oscillators], axis=-1)
-            if self.noise:
-                keep = ops.exp(-self.unit)
-                v = keep * v + ops.sqrt(1 - keep**2) * normal[:, :self.oscillators]
-            h, _ = self.cell(ops.concatenate([z, v], axis=-1), h)
-            velocity = self.unit * ops.exp(self.log_velocity) * (1 + FREQUENCY_NOISE * v)
-            z = rotate_pairs(z, velocity) + self.unit * self.change(h)
-            h = ops.concatenate([h, v], axis=-1)
-        else:
-            h, _ = self.cell(z, h)
-            z = z + self.change(h)
-        output = math.sqrt(1 - self.noise**2) * z + self.noise * normal
+        h, _ = self.cell(z, h)
+        output = math.sqrt(1 - self.noise**2) * (z + self.change(h)) + self.noise * normal
         return output, [standardise(output), h]  # a list, as layers.RNN has it on JAX
 
     def roll(self, normals, state):
@@ -122,18 +88,6 @@ class Transition(keras.Model):
         outputs, *state = rnn(normals, tuple(state))
         latents = ops.concatenate([first[:, None], standardise(outputs[:, :-1])], axis=1)
         return latents, outputs, tuple(state)
-
-
-def log_velocities(shape, dtype=None):
-    """Initial logarithms of angular velocities, a little slow: the GRU's change comes on top."""
-    return ops.convert_to_tensor(np.log(0.87 * frequencies(*shape)), dtype)
-
-
-def rotate_pairs(z, angle):
-    """z [B, Z] whose pairs of numbers (z[:, k], z[:, Z / 2 + k]) are turned by `angle` [B, Z / 2], in radians."""
-    cosine, sine = ops.cos(angle), ops.sin(angle)
-    first, second = ops.split(z, 2, axis=-1)
-    return ops.concatenate([cosine * first - sine * second, sine * first + cosine * second], axis=-1)
 
 
 @contextmanager
@@ -156,24 +110,26 @@ class Generator(keras.Sequential):
     """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by convolutions.
 
     `original`: a DCGAN, transposed convolutions and batch norm (Radford et al. 2016, https://arxiv.org/abs/1511.06434).
-    `modern`: bilinear upsampling between convolutions, each of which is given the coordinates of the pixels, and RMS
-    normalisation of each pixel's channels, so that a frame is drawn the same alone and in a batch.
+    `modern`: a linear map from the latent to feature maps of MAP_SIZE pixels, then bilinear upsampling between
+    convolutions, each of which is given the coordinates of the pixels, and RMS normalisation of each pixel's channels,
+    so that a frame is drawn the same alone and in a batch.
     """
 
     def __init__(self, config):
         super().__init__([layers.Reshape((1, 1, config.latent_size))], name="generator")
-        first, *others = reversed(channels(config))
         with precision_of(config):
             if config.arch == "original":
-                self.transposed(first, others)
+                self.transposed(*reversed(channels(config)))
             else:
-                self.bilinear(first, [*others, max(config.width // 2, 4)])
+                size = min(MAP_SIZE, config.img_size // 2)
+                kept = channels(config)[:int(math.log2(config.img_size // size))]  # down to that size
+                self.bilinear(size, *reversed(kept), max(config.width // 2, 4))
         if config.background:
             self.add(Background(name="background", dtype="float32"))
         self.add(layers.Activation("sigmoid", dtype="float32"))
         self.build((None, config.latent_size))
 
-    def transposed(self, first, others):
+    def transposed(self, first, *others):
         """Add the layers of the original, up to the logits of a frame."""
         for channels, stride, padding in [(first, 1, "valid"), *((channels, 2, "same") for channels in others)]:
             self.add(layers.Conv2DTranspose(channels, 4, strides=stride, padding=padding, use_bias=False))
@@ -181,9 +137,9 @@ class Generator(keras.Sequential):
             self.add(layers.LeakyReLU(0.2))
         self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
 
-    def bilinear(self, first, others):
-        """Add the layers of the modern architecture, up to the logits of a frame."""
-        self.add(layers.Conv2DTranspose(first, 4))
+    def bilinear(self, size, first, *others):
+        """Add the layers of the modern architecture, from maps of `size` pixels up to the logits of a frame."""
+        self.add(layers.Conv2DTranspose(first, size))  # of one pixel: each number of the latent adds its own map
         for channels in others:
             self.add(layers.RMSNormalization())
             self.add(layers.LeakyReLU(0.2))

@@ -78,8 +78,7 @@ def train(config, frames, run=None, backend=None):
             step, seconds = resume(gan, run)
             started -= seconds
         else:
-            gan.init_from_stats(data.background(frames), data.displacement_curve(frames, config.every_nth, gan.lags,
-                                                                                 config.time_scale))
+            gan.init_from_stats(*data.background(frames))
         batches = data.batches(frames, config.batch_size, config.seq_len, config.every_nth, config.seed, step,
                                gan.rows(), config.window)
         backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")

@@ -23,7 +23,9 @@ def small():
 
 @pytest.fixture
 def flags(small):
-    return [f"--{name}={value}" for name, value in (small | dict(gamma=0)).items()]  # a third less graph to build
+    """The same as flags, but for what is no flag; without a gradient penalty there is a third less graph to build."""
+    names = "img_size", "width", "batch_size", "seq_len", "window", "every_nth"
+    return [f"--{name}={small[name]}" for name in names] + ["--gamma=0"]
 
 
 @pytest.fixture
@@ -59,7 +61,6 @@ def run(tmp_path_factory, small):
     keras.utils.set_random_seed(0)
     config = Config(**small, noise=0.1)
     model = VideoModel(config)
-    model.transition.init_from_stats(0.05)
     for variable in model.generator.trainable_variables:
         if variable.path.endswith("kernel") and variable.shape[-1] == 3:  # colours, with the contrast of trained ones
             variable.assign(10 * variable)

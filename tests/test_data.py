@@ -427,25 +427,15 @@ def test_sequences_are_frames_every_nth_apart(tmp_path):
         assert (batch == batch[:, :, :1, :1, :1]).all()
 
 
-def test_displacement_is_how_far_frames_get_in_some_steps(tmp_path):
+def test_displacement_is_how_far_frames_get_over_a_lag(tmp_path):
     angle = 2 * np.pi * np.arange(600) / 60  # a turn takes 60 frames: two numbers that go round a circle
     turning = np.full((600, 16, 16, 3), 128, np.uint8)
     turning[:, :8], turning[:, 8:] = (np.uint8(np.round(128 + 100 * wave))[:, None, None, None]
                                       for wave in (np.cos(angle), np.sin(angle)))
     np.save(tmp_path / "turning.npy", turning)
-    curve = data.displacement_curve(tmp_path / "turning.npy", 3, [1, 5, 10])
-    for lag, share in curve.items():  # a chord, by that of independent places
-        assert share == pytest.approx(min(1, np.sqrt(2) * np.sin(np.pi * 3 * lag / 60)), abs=0.01)
-    slower = data.displacement_curve(tmp_path / "turning.npy", 3, [4, 6, 20], 0.25)  # 3, 4.5 and 15 frames
-    assert slower[4] == curve[1] and slower[20] == curve[5]
-    assert slower[6] == pytest.approx(np.sqrt(2) * np.sin(np.pi * 4.5 / 60), abs=0.01)
-
-
-def test_displacement_of_footage_that_is_short_or_stands_still(tmp_path):
-    np.save(tmp_path / "still.npy", np.full((12, 8, 8, 3), 50, np.uint8))
-    assert data.displacement_curve(tmp_path / "still.npy", 6, [1, 15]) == {1: 0.01, 15: 0.01}
-    np.save(tmp_path / "one.npy", pictures(1))
-    assert data.displacement_curve(tmp_path / "one.npy", 6, [1]) == {1: 0.01}
+    shares = data.displacements(tmp_path / "turning.npy", [3, 15, 30])
+    for lag, share in shares.items():  # a chord, by that of independent places
+        assert share == pytest.approx(np.sqrt(2) * np.sin(np.pi * lag / 60), abs=0.01)
 
 
 def test_footage_says_how_many_frames_make_a_step_and_whether_it_is_augmented(tmp_path):

@@ -100,7 +100,7 @@ def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(foot
 
 @pytest.mark.slow
 def test_machines_that_were_started_differently_say_so(footage, flags):
-    with workers(footage, ([*flags, "--noise=0.1"], [*flags, "--noise=0.2"])) as processes:
+    with workers(footage, ([*flags, "--normality_weight=1"], [*flags, "--normality_weight=2"])) as processes:
         for process in processes:
             _, errors = process.communicate()
             assert process.returncode == 2

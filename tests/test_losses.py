@@ -1,6 +1,5 @@
 """Each term of the losses against its closed form, and what each penalty can and cannot see."""
 
-import math
 
 import keras
 import numpy as np
@@ -121,65 +120,6 @@ def test_chains_normality_of_each_moment():
 def test_chains_normality_of_correlated_coordinates():
     alike = np.repeat(NORMAL[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
     assert value(losses.chains_normality(alike)) == pytest.approx(0.7, abs=0.05)
-
-
-def wander(keep, steps=9):
-    """Normal states [4096, steps, 8], each `keep` times the one before and noise, and how far they go, by lag."""
-    rng = np.random.default_rng(3)
-    states = [rng.standard_normal((4096, 8))]
-    for _ in range(steps - 1):
-        states.append(keep * states[-1] + np.sqrt(1 - keep**2) * rng.standard_normal((4096, 8)))
-    return np.stack(states, axis=1).astype("float32"), {lag: math.sqrt(1 - keep**lag) for lag in (1, 2, 4, 8)}
-
-
-def displacement_penalty(states, curve, known=0):
-    """The penalty on states [B, T, Z], of which the first `known` steps are past."""
-    return value(losses.displacement_penalty(states[:, known:], states[:, :known], curve))
-
-
-def test_displacement_penalty_asks_for_the_pace_of_the_footage():
-    states, curve = wander(0.9)
-    assert displacement_penalty(states, curve) == pytest.approx(0, abs=0.01)
-    assert displacement_penalty(states[:, :1] + 0 * states, curve) == pytest.approx(1, abs=0.01), "at rest"
-    assert displacement_penalty(states, {1: curve[1] / 3}) == pytest.approx(4, abs=0.1), "three times too fast"
-
-
-def test_displacement_penalty_asks_each_coordinate_for_a_share_of_its_own():
-    states, curve = wander(0.9)
-    shares = {1: curve[1] * np.float32(4 * [1] + 4 * [0.5])}
-    assert displacement_penalty(states, shares) == pytest.approx(0.5, abs=0.05), "half of them twice too fast"
-
-
-@pytest.mark.parametrize("known", [5, 7])
-def test_displacement_penalty_reaches_back_into_the_past(known):
-    states, curve = wander(0.9)
-    assert displacement_penalty(states, {lag: curve[lag] for lag in (1, 2, 4)}, known) == pytest.approx(0, abs=0.01)
-    back = states.copy()
-    back[:, known:] = states[:, :1]  # to where they were, and there they stay
-    assert displacement_penalty(back, {8: curve[8]}, 8) == pytest.approx(1, abs=0.01)
-    elsewhere = states.copy()
-    elsewhere[:, :known] = np.roll(states[:, :known], 1, axis=0)  # a past that was not theirs, seen at no shorter lag
-    inside = {lag: share for lag, share in curve.items() if lag < 9 - known}
-    assert displacement_penalty(elsewhere, inside, known) == displacement_penalty(states, inside, known)
-    beyond = {4: curve[4]}
-    assert displacement_penalty(elsewhere, beyond, known) > 0.02 + displacement_penalty(states, beyond, known)
-
-
-def test_displacement_penalty_sees_some_directions_turn_fast_and_others_rest():
-    states, curve = wander(0.9)
-    angle = np.arange(9) * 2 * np.pi / 16
-    split = states[:, :1] + 0 * states
-    x, y = states[:, :1, :4], states[:, :1, 4:]  # each half of them normal at any time
-    split[..., :4] = np.cos(angle)[:, None] * x + np.sin(angle)[:, None] * y
-    mixed = split @ np.linalg.qr(np.random.default_rng(4).standard_normal((8, 8)))[0].astype("float32")
-    for uneven in split, mixed:  # also where every coordinate has a part of each
-        assert displacement_penalty(uneven, curve) > 0.1
-
-
-def test_displacement_penalty_of_coordinates_that_move_as_one():
-    states, curve = wander(0.9)
-    together = np.repeat(states[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
-    assert displacement_penalty(together, curve) == pytest.approx(0.7, abs=0.05)
 
 
 def test_only_the_chains_normality_sees_chains_fall_into_step():

@@ -8,7 +8,6 @@ import pytest
 
 from config import PRESETS, Config
 from models import (
-    FREQUENCY_NOISE,
     Background,
     Coordinates,
     Discriminator,
@@ -122,7 +121,7 @@ def test_states_stay_on_the_sphere(transition):
     latents, outputs, (z, h) = transition.roll(normal(5, 7, 16, seed=1), (z, h))
     assert latents.shape == outputs.shape == (5, 7, 16)
     assert z.shape == (5, 16)
-    assert h.shape == (5, 12 + 8)  # and the frequency noise of the oscillators
+    assert h.shape == (5, 12)
     assert_on_sphere(latents)
     assert_on_sphere(z)
 
@@ -146,37 +145,8 @@ def test_a_lamp_does_not_know_of_others(transition):
     np.testing.assert_allclose(numpy(together)[2:3], numpy(alone), atol=1e-5)
 
 
-def test_oscillators_have_velocities_of_their_own():
-    keras.utils.set_random_seed(0)
+def test_without_noise_the_future_is_certain():
     transition = Transition(Config(noise=0.0, latent_size=16))
-    transition.init_from_stats(0.1)
-    transition.change.kernel.assign(0 * transition.change.kernel)
-    start = standardise(normal(5, 16))
-    end = numpy(transition(normal(5, 16, seed=1), transition.initial(start))[0])
-    before, after = (np.asarray(z)[:, :8] + 1j * np.asarray(z)[:, 8:] for z in (start, end))
-    angles = np.angle(after / before)
-    np.testing.assert_allclose(angles, angles[:1].repeat(5, 0), atol=1e-5)
-    assert (np.diff(angles[0]) > 0.001).all(), "all different"
-    assert np.sqrt(np.mean(1 - np.cos(angles))) == pytest.approx(0.1, rel=0.15), "the displacement of the footage"
-
-
-def test_frequency_noise_is_independent_and_lasts_about_a_radian():
-    keras.utils.set_random_seed(0)
-    transition = Transition(Config(latent_size=128, noise=1e-6))
-    transition.init_from_stats(0.1)  # 0.14 radians a step
-    transition.change.kernel.assign(0 * transition.change.kernel)
-    latents = numpy(transition.roll(normal(20, 120, 128, seed=1), transition.initial(normal(20, 128)))[0])
-    pairs = latents[:, 40:, :64] + 1j * latents[:, 40:, 64:]
-    angles = np.angle(pairs[:, 1:] / pairs[:, :-1])
-    noise = angles / angles.mean((0, 1)) - 1
-    noise = noise.transpose(0, 2, 1)[np.abs(pairs).min(1) > 0.5]  # the mean over chains being 0 tells on a short pair
-    assert noise.std() == pytest.approx(FREQUENCY_NOISE, rel=0.1)
-    assert np.mean(noise[:, 7:] * noise[:, :-7]) / noise.var() == pytest.approx(np.exp(-1), abs=0.1)
-
-
-@pytest.mark.parametrize("time_scale", [0.0, 0.25])
-def test_without_noise_the_future_is_certain(time_scale):
-    transition = Transition(Config(noise=0.0, latent_size=16, time_scale=time_scale))
     state = transition.initial(normal(2, 16))
     np.testing.assert_array_equal(numpy(transition(normal(2, 16, seed=1), state)[0]),
                                   numpy(transition(normal(2, 16, seed=2), state)[0]))

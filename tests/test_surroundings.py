@@ -215,9 +215,8 @@ def test_damaged_weights_are_told_with_the_older_ones(run, small, tmp_path):
     "--mode=video --duration=1e7", "--mode=video --duration=1e7 --loop", "--mode=video --grid=65x1",
     "--mode=live --fps=1e6",
     "--mode=live --grid=99999x99999", "--mode=simulate --n_frames=10000000", "--steps=1000000000000", "--gamma=inf",
-    "--mode=eval --steps=1000000000000", "--latent_size=100000", "--rnn_units=100000", "--width=99999",
-    "--img_size=2048",
-    "--save_every=9999999999", "--accumulate=9999999", "--chains=99999999", "--batch_size=9999999",
+    "--mode=eval --steps=1000000000000", "--width=99999", "--img_size=2048",
+    "--save_every=9999999999", "--accumulate=9999999", "--batch_size=9999999",
     "--seq_len=99999", "--max_minutes=1e9", "--every_nth=99999", "--learning_rate=2", "--seed=9999999999"])
 def test_every_number_has_bounds(tmp_path, monkeypatch, capsys, flags):
     monkeypatch.chdir(tmp_path)
@@ -247,8 +246,9 @@ def test_out_of_memory_is_told_with_what_to_lower(tmp_path, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize("flags, advice", [
-    ("--img_size=64 --width=1024 --batch_size=9999 --chains=9999", "lower --batch_size"),
-    ("--chains=900000 --seq_len=9999", "lower --batch_size, --chains"), ("--mode=video --grid=64x64", "lower --grid")])
+    ("--img_size=64 --width=1024 --batch_size=9999", "lower --batch_size"),
+    ("--batch_size=90000 --seq_len=9999", "lower --batch_size, --seq_len"),
+    ("--mode=video --grid=64x64", "lower --grid")])
 def test_what_no_memory_holds_is_refused(footage, run, small, monkeypatch, capsys, flags, advice):
     monkeypatch.chdir(footage)
     shutil.copytree(run.parent, "logs")
