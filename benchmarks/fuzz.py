@@ -92,7 +92,8 @@ def command_line(rng):
     mode = rng.choice([*learn.MODES, "dance"])
     known = [*learn.flags(mode)] if mode in learn.MODES else ["seed"]
     given = {name: rng.choice(ODD) for name in rng.sample(known, min(len(known), rng.randrange(1, 4)))}
-    usual = dict(train=SMALL | dict(data_dir="frames"), video=dict(duration=0.1, out="o.gif"), live=dict(grid="0x0"),
+    small = {name: value for name, value in SMALL.items() if name in known}
+    usual = dict(train=small | dict(data_dir="frames"), video=dict(duration=0.1, out="o.gif"), live=dict(grid="0x0"),
                  simulate=dict(n_frames=2), eval=dict(steps=3000), prepare=dict(video="film.mp4", img_size=16),
                  export=dict(out="frames")).get(mode, {})
     return [f"--mode={mode}", *(f"--{name}={value}" for name, value in (usual | given).items())]

@@ -33,8 +33,7 @@ import simulator  # noqa: F401
 import train  # noqa: F401
 import video  # noqa: F401
 
-SMALL = ["--img_size=16", "--width=4", "--batch_size=4", "--chains=8", "--latent_size=8", "--rnn_units=8",
-         "--seq_len=4", "--window=3", "--every_nth=2"]
+SMALL = ["--img_size=16", "--width=4", "--batch_size=4", "--seq_len=4", "--window=3", "--every_nth=2"]
 JOBS = dict(
     prepare=["--mode=prepare", "--video=film.mp4", "--data_dir=prepared", "--img_size=64", "--overwrite"],
     simulate=["--mode=simulate", "--data_dir=simulated", "--img_size=32", "--n_frames=200", "--overwrite"],
