@@ -47,7 +47,7 @@ def interpolate(start, end, n):
 class Transition(keras.Model):
     """One step of the state: a GRU cell, and a dense layer from its hidden state to a change of the latent.
 
-        z' = sqrt(1 - s^2) (z + change(h')) + s n,  h' = GRU(z, h),  n ~ N(0, I),  s = --noise
+        z' = sqrt(1 - s^2) (z + change(h')) + s n,  h' = GRU(z, h),  n ~ N(0, I),  s = noise
 
     A cell in the sense of keras.layers.RNN, whose input is the noise n.
     """
