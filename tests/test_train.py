@@ -60,7 +60,7 @@ def test_a_run_leaves_what_playing_and_resuming_need(footage, flags):
     assert names(run) == ["config.json", "state.4.h5", "state.6.h5", "weights.4.weights.h5", "weights.6.weights.h5"]
     saved = json.loads((run / "config.json").read_text())
     assert saved["seed"] == 5
-    assert saved["chains"] == 8
+    assert saved["width"] == 8
     assert f"--weights {run.relative_to(footage)} --mode live" in done.stdout
     assert re.search(r"generator [\d,]+, transition [\d,]+, discriminator [\d,]+ weights", done.stdout)
     assert "step 6" in done.stderr
@@ -214,7 +214,7 @@ def test_a_run_on_jax_resumes_and_plays_on_tensorflow(footage, flags, trained):
     run = only_run(footage)
     assert names(run) == ["config.json", "state.10.h5", "state.20.h5", "weights.10.weights.h5", "weights.20.weights.h5"]
     assert len(events(run).Scalars("loss/g_adv")) == 2
-    trained(run, steps=23)
+    trained(run, **vars(Config.load(run / "config.json")) | dict(steps=23))
     assert step_of(run) == 23
     done = learn(footage, "--mode=video", f"--weights={run / 'weights.20'}", "--duration=0.1", "--out=out.png")
     assert done.returncode == 0, done.stderr
