@@ -29,6 +29,11 @@ def test_the_original_preset_is_the_original():
     assert (config.reset_probability, config.normality, config.normality_weight) == (0.5, "pooled", 0.1)
 
 
+def test_each_clip_of_a_batch_has_a_chain_of_its_own():
+    assert Config(chains=8, batch_size=40).n_chains == 40
+    assert Config(chains=80, batch_size=40).n_chains == 80
+
+
 @pytest.mark.parametrize("values, named", [
     (dict(img_size=48), "img_size"), (dict(img_size=4), "img_size"), (dict(noise=1.5), "noise"),
     (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=21), "window"), (dict(chains=1), "chains"),

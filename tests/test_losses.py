@@ -1,6 +1,5 @@
 """Each term of the losses against its closed form, and what each penalty can and cannot see."""
 
-
 import keras
 import numpy as np
 import pytest
