@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from backend import compiled
 from checkpoints import flatten, load_state
 from config import Config
-from gan import GAN, TERMS, to_numpy
+from gan import GAN, to_numpy
 
 
 def clips(config, steps=1):
@@ -42,22 +42,21 @@ def start(config, steps=2):
 
 
 def terms(config, begun):
-    """Each term of the losses, and its gradient by all weights, g and d, by name."""
-    gan, found = GAN(config), {}
+    """Each term of the losses by name, and the gradient of their sum by all weights, g and d."""
+    gan = GAN(config)
     noise, real = begun["noise"], clips(config)[0]
     gan.restore(begun)
-    for name in TERMS:
-        def gradients(g, d, name=name):
-            def term(g, d):
-                value = gan.loss_terms(g, d, gan.state, real, noise, 0)[0][name]
-                return (value, value), value
 
-            return gan.backend.gradients(term, g, d)
+    def gradients(*weights):
+        def total(*weights):
+            found = gan.loss_terms(*weights, gan.state, real, noise, 0)[0]
+            return (sum(found.values()),) * 2, found
 
-        gradient, found[name] = to_numpy(compiled(gradients, gan.video)(gan.state["g"], gan.state["d"]))
-        for network, tensors in zip("gd", gradient, strict=True):
-            found[f"{name} {network}"] = np.concatenate([tensor.ravel() for tensor in tensors])
-    return found
+        return gan.backend.gradients(total, *weights)
+
+    found, values = to_numpy(compiled(gradients, gan.video)(gan.state["g"], gan.state["d"]))
+    return values | {network: np.concatenate([tensor.ravel() for tensor in tensors])
+                     for network, tensors in zip("gd", found, strict=True)}
 
 
 if __name__ == "__main__":

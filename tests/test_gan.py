@@ -59,13 +59,10 @@ def test_one_step_on_jax_is_that_on_tensorflow(small, tmp_path, values):
     assert set(ours) == set(theirs)
     for name in TERMS:
         np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-5, atol=1e-6, err_msg=name)
-        for network in "gd":
-            a, b = ours[f"{name} {network}"], theirs[f"{name} {network}"]
-            assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-6, f"gradient of {name} by {network}"
-    moving = {name for name in ours if np.abs(ours[name]).max() > 1e-6}
-    expected = {"d_adv", "g_adv", "normality", "distance", "g_adv g", "g_adv d", "normality g",
-                "distance g", *({"gradient_penalty", "gradient_penalty d"} if config.gamma else ())}
-    assert expected <= moving, "a term that is 0 proves nothing"
+        assert abs(ours[name]) > 1e-6 or (name, config.gamma) == ("gradient_penalty", 0), "a term of 0 proves nothing"
+    for network in "gd":
+        difference = np.linalg.norm(ours[network] - theirs[network])
+        assert difference <= 1e-4 * np.linalg.norm(ours[network]), f"gradient by {network}"
 
 
 @eagerly
@@ -99,7 +96,7 @@ def test_two_devices_on_tensorflow_are_two_parts(small, tmp_path):
 
 @needs_jax
 def test_two_devices_on_jax_are_one(small, tmp_path):
-    values = small | dict(augment=True, img_size=8, seq_len=2, window=2)
+    values = small | dict(augment=True, img_size=8, seq_len=2, window=2, gamma=0.0)
     one = run(tmp_path, "train", values, STEPS, backend="jax")
     two = run(tmp_path, "train", values | dict(distribute="mirrored"), STEPS, backend="jax", devices=[2])
     assert not one["tensorflow"]
