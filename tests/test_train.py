@@ -82,7 +82,7 @@ def test_tensorboard_shows_curves_images_and_histograms(trained, monkeypatch):
     assert (image.step, image.width * image.height) == (10, 8 * 16 * 16), "eight chains side by side"
 
 
-def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags):
+def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags, trained):
     """Bit for bit: a run in one go, and one stopped by Ctrl-C and resumed."""
     flags += ["--steps=60", "--save_every=30"]
     process = start(footage, *flags)
@@ -92,9 +92,9 @@ def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags):
     run = only_run(footage)
     assert process.returncode == 130
     assert f"--resume {run.relative_to(footage)}" in output
-    assert learn(footage, "--resume", run).returncode == 0
-    assert learn(footage, *flags).returncode == 0
-    [reference] = set((footage / "logs").iterdir()) - {run}
+    config = vars(Config.load(run / "config.json"))
+    trained(run, **config)
+    reference = trained(**config)
     for name in "weights.30.weights.h5", "weights.60.weights.h5", "state.60.h5":
         ours, theirs = checkpoints.arrays(run / name), checkpoints.arrays(reference / name)
         assert ours.keys() == theirs.keys()
@@ -113,7 +113,7 @@ def test_a_run_stopped_at_once_leaves_no_weights(footage, flags):
     assert not list(run.glob("weights.*"))
 
 
-def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage, flags):
+def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage, flags, trained):
     process = start(footage, *flags, "--steps=100000", "--save_every=2")
     until(lambda: len(list(footage.glob("logs/*/weights.*"))) > 5, process)
     process.kill()
@@ -121,8 +121,7 @@ def test_a_killed_run_keeps_every_checkpoint_and_goes_on(footage, flags):
     run = only_run(footage)
     for file in run.glob("weights.*"):
         sample.load(run / file.name.removesuffix(".weights.h5"))
-    done = learn(footage, "--resume", run, f"--steps={step_of(run) // 2 * 2 + 4}")
-    assert done.returncode == 0, done.stderr
+    trained(run, **vars(Config.load(run / "config.json")) | dict(steps=step_of(run) // 2 * 2 + 4))
     assert not list(run.glob(".*part*")), "what the killed run was writing is swept away"
     assert len(list(run.glob("state.*"))) == 2
 
