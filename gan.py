@@ -180,7 +180,7 @@ class GAN:
         return [w + decay * (mean - w) for mean, w in zip(average, weights, strict=True)]
 
     def carry(self, end, noise):
-        """The chains' states for the next step, from those (z, h) at the end of this one's rollout.
+        """The chains' states for the next step, from those (z, m) at the end of this one's rollout.
 
         Chains go on, so that rollouts of any length are trained (truncated backpropagation through time); some start
         anew. They are shuffled, as the first ones are those that are drawn.
@@ -190,7 +190,7 @@ class GAN:
                      for new, old in zip(fresh, end, strict=True))
 
     def rollout(self, normals):
-        """Latents [N, T, Z] of new chains of the averaged weights with the noise `normals` [N, T, Z]."""
+        """Latents [N, T, Z] of new chains of the averaged weights with the normal numbers `normals` [N, T, Z]."""
         transition = self.average.transition
         return transition.roll(normals, transition.initial(normals[:, 0]))[0]
 

@@ -4,7 +4,7 @@
     Generator      latent -> frame
     Discriminator  clip -> logits       real or drawn, by single frames and by their motion
 
-The state is a pair (z, h): the latent z [B, Z], which the generator draws, and the transition's hidden state h [B, H].
+The state is a pair (z, m): the latent z [B, Z], which the generator draws, and the transition's memory m [B, H + Z].
 Each z has mean 0 and standard deviation 1 over its own Z numbers: it lies on a sphere, near which normal vectors of
 that length lie by themselves. No statistic is taken across a batch, so a chain runs the same alone and among others.
 """
@@ -19,6 +19,7 @@ from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # scales the difference of two frames, a few grey levels, to about the scale of a frame
 MAP_SIZE = 16  # pixels of the feature maps that the modern generator makes of a latent, by a linear map
+NOISE_DECAY = 0.9  # a step of the moving average of the noise
 UNROLL = 8  # steps up to which a recurrence is unrolled in the graph; a loop takes as long to build as some dozen steps
 
 
@@ -45,16 +46,18 @@ def interpolate(start, end, n):
 
 
 class Transition(keras.Model):
-    """One step of the state: a GRU cell, and a dense layer from its hidden state to a change of the latent.
+    """One step of the state: a GRU cell, a dense layer from its hidden state to a change of the latent, and noise.
 
-        z' = sqrt(1 - s^2) (z + change(h')) + s n,  h' = GRU(z, h),  n ~ N(0, I),  s = noise
+        z' = sqrt(1 - s^2) (z + change(h')) + s e',  h' = GRU(z, h),  e' = r e + (1 - r) n,  n ~ N(0, I)
 
-    A cell in the sense of keras.layers.RNN, whose input is the noise n.
+    s = noise, r = NOISE_DECAY. The memory m is h and e side by side. The noise e, correlated over 1 / (1 - r) steps, is
+    a discrete Ornstein-Uhlenbeck process; over many steps it moves the latent as far as n would. A cell in the sense of
+    keras.layers.RNN, whose input is n.
     """
 
     def __init__(self, config):
         super().__init__(name="transition")
-        self.noise, self.state_size = config.noise, (config.latent_size, config.rnn_units)
+        self.noise, self.state_size = config.noise, (config.latent_size, config.rnn_units + config.latent_size)
         self.cell = layers.GRUCell(config.rnn_units, name="cell")
         small = keras.initializers.RandomNormal(stddev=0.01)  # slow at first
         self.change = layers.Dense(config.latent_size, kernel_initializer=small, name="change")
@@ -63,22 +66,24 @@ class Transition(keras.Model):
         self.built = True
 
     def initial(self, normal):
-        """The state (z, h) of new chains, from normal numbers [B, Z]."""
+        """The state (z, m) of new chains, from normal numbers [B, Z]."""
         return standardise(normal), ops.zeros((normal.shape[0], self.state_size[1]), normal.dtype)
 
     def call(self, normal, state):
-        """One step from state (z [B, Z], h [B, H]) with the noise `normal` [B, Z].
+        """One step from state (z [B, Z], m [B, H + Z]) with the normal numbers `normal` [B, Z].
 
         Returns (output, state): the output [B, Z], which the normality penalty is on, and the next state, whose z is
         the output standardised.
         """
-        z, h = state
+        z, memory = state
+        h, noise = memory[:, :self.cell.units], memory[:, self.cell.units:]
         h, _ = self.cell(z, h)
-        output = math.sqrt(1 - self.noise**2) * (z + self.change(h)) + self.noise * normal
-        return output, [standardise(output), h]  # a list, as layers.RNN has it on JAX
+        noise = NOISE_DECAY * noise + (1 - NOISE_DECAY) * normal
+        output = math.sqrt(1 - self.noise**2) * (z + self.change(h)) + self.noise * noise
+        return output, [standardise(output), ops.concatenate([h, noise], axis=1)]  # a list, as layers.RNN has it on JAX
 
     def roll(self, normals, state):
-        """T steps from `state` with the noise `normals` [B, T, Z].
+        """T steps from `state` with the normal numbers `normals` [B, T, Z].
 
         Returns (latents, outputs, state): latents [B, T, Z] are those before each step, the given one first; outputs
         [B, T, Z] are those of the T steps; the state is the one after the last.

@@ -115,13 +115,13 @@ def test_minibatch_std_tells_alike_from_different():
 
 
 def test_states_stay_on_the_sphere(transition):
-    z, h = transition.initial(normal(5, 16))
+    z, memory = transition.initial(normal(5, 16))
     assert_on_sphere(z)
-    assert not numpy(h).any()
-    latents, outputs, (z, h) = transition.roll(normal(5, 7, 16, seed=1), (z, h))
+    assert not numpy(memory).any()
+    latents, outputs, (z, memory) = transition.roll(normal(5, 7, 16, seed=1), (z, memory))
     assert latents.shape == outputs.shape == (5, 7, 16)
     assert z.shape == (5, 16)
-    assert h.shape == (5, 12)
+    assert memory.shape == (5, 12 + 16)
     assert_on_sphere(latents)
     assert_on_sphere(z)
 
@@ -150,6 +150,22 @@ def test_without_noise_the_future_is_certain():
     state = transition.initial(normal(2, 16))
     np.testing.assert_array_equal(numpy(transition(normal(2, 16, seed=1), state)[0]),
                                   numpy(transition(normal(2, 16, seed=2), state)[0]))
+
+
+def test_noise_of_one_step_fades_and_moves_the_latent_as_far_as_if_it_came_at_once():
+    transition = Transition(Config(noise=0.01, latent_size=16))
+    for variable in transition.change.variables:
+        variable.assign(np.zeros(variable.shape))
+    pulse, nothing = standardise(normal(1, 16)), np.zeros((1, 16), np.float32)
+    still = standardise(normal(1, 16, seed=1))
+    state, moved = (still, transition.initial(still)[1]), []
+    for normals in pulse, *[nothing] * 99:
+        z = state[0]
+        output, state = transition(normals, state)
+        moved.append(numpy(output - np.sqrt(1 - 0.01**2) * z)[0] / 0.01)
+    moved, pulse = np.array(moved), numpy(pulse)[0]
+    np.testing.assert_allclose(moved[:3], [0.1 * pulse, 0.09 * pulse, 0.081 * pulse], atol=1e-3)
+    np.testing.assert_allclose(moved.sum(0), pulse, atol=0.01)
 
 
 def test_interpolation_goes_evenly_along_the_sphere():
