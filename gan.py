@@ -137,13 +137,10 @@ class GAN:
         if config.augment:
             shifts = ops.slice(noise["shifts"], [0, 0, first], [2, 2, n])
             real, fake = shift(real, shifts[0]), shift(fake, shifts[1])
-        real_logits, fake_logits = discriminate(real), discriminate(fake)
-        if config.loss == "relativistic":
-            real_logits, fake_logits = losses.relativistic(real_logits, fake_logits)
+        d_adv, g_adv = losses.ADVERSARIAL[config.loss](discriminate(real), discriminate(fake))
         penalised = (real[:PENALISED], ops.stop_gradient(fake[:PENALISED])) if config.gamma else ()
         return dict(
-            d_adv=losses.discriminator_loss(real_logits, fake_logits),
-            g_adv=losses.generator_loss(fake_logits),
+            d_adv=d_adv, g_adv=g_adv,
             normality=losses.NORMALITY[config.normality](outputs),
             distance=losses.distance_penalty(losses.thumbnails(fake), losses.thumbnails(real)),
             gradient_penalty=sum((losses.gradient_penalty(self.backend.input_gradient(discriminate, clips))

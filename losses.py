@@ -1,28 +1,23 @@
 """The losses: adversarial, gradient penalty, distances between frames, and normality of the latents."""
 
-
 from keras import ops
 
 
-def discriminator_loss(real, fake):
-    """Binary cross-entropy of the logits of real and of generated clips, each averaged; 2 ln 2 at chance."""
-    return ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake))
+def standard(real, fake):
+    """Binary cross-entropy of the logits of real and of drawn clips: (d_adv, g_adv); 2 ln 2 and ln 2 at chance.
 
-
-def generator_loss(fake):
-    """Binary cross-entropy of generated clips taken for real: the non-saturating loss of Goodfellow et al. 2014,
-    https://arxiv.org/abs/1406.2661
+    g_adv is the non-saturating loss of Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661
     """
-    return ops.mean(ops.softplus(-fake))
+    return ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake)), ops.mean(ops.softplus(-fake))
 
 
 def relativistic(real, fake):
-    """The logits [B, L] of real and of drawn clips, paired: (real - fake, fake - real).
+    """Binary cross-entropy of the difference of the logits [B, L] of paired clips: (d_adv, g_adv); ln 2 at chance.
 
     Jolicoeur-Martineau 2018, https://arxiv.org/abs/1807.00734; with R1 and R2 beside it Huang et al. 2024,
     https://arxiv.org/abs/2501.05441
     """
-    return real - fake, fake - real
+    return ops.mean(ops.softplus(fake - real)), ops.mean(ops.softplus(real - fake))
 
 
 def thumbnails(clips):
@@ -99,3 +94,4 @@ def chains_normality(outputs):
 
 
 NORMALITY = {"pooled": pooled_normality, "chains": chains_normality}
+ADVERSARIAL = {"relativistic": relativistic, "standard": standard}

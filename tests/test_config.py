@@ -39,7 +39,7 @@ def test_each_clip_of_a_batch_has_a_chain_of_its_own():
     (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=21), "window"), (dict(chains=1), "chains"),
     (dict(accumulate=7), "batch_size"), (dict(precision="double"), "precision"),
     (dict(steps=0), "steps"), (dict(loss="none"), "loss"), (dict(batch_size=2.5), "batch_size"),
-    (dict(arch="original"), "gamma 0.01"), (dict(background=1), "background"), (dict(batch_size=True), "batch_size")])
+    (dict(arch="original"), "gamma 0.005"), (dict(background=1), "background"), (dict(batch_size=True), "batch_size")])
 def test_refuses_what_makes_no_sense(values, named):
     with pytest.raises(UserError, match=f"--{named} "):
         Config(**values)
