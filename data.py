@@ -17,6 +17,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from stat import S_ISREG
 
@@ -33,10 +34,10 @@ RECORD = "frames.json"  # beside the images: where they came from, and whether t
 LARGEST = 2**30  # bytes of an image
 TURNS = {2: (0, 1, 0), 3: (0, 1, 1), 4: (0, 0, 1), 5: (1, 0, 0), 6: (1, 1, 0), 7: (1, 1, 1), 8: (1, 0, 1)}  # EXIF's
 CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cache: 85 of 64x64
-MOVES = 4 / 255  # deviation of a pixel from which on it moves freely; below, by the square, as cameras make noise
+MOVES = 4 / 255  # standard deviation of a pixel in time from which on its mask is 1; below, smaller: cameras make noise
 LAGS = sorted({round(1.2**i) for i in range(39)})  # frames, 1 to 1,021: over these frames are compared
 STEP, INDEPENDENT = 0.11, 0.8  # distances, as shares of that of frames of independent times
-ARRANGEMENTS = 100  # lags of independence below which a discriminator learns footage by heart
+ARRANGEMENTS = 100  # footage shorter than so many decorrelation lags is augmented
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
 
@@ -171,14 +172,14 @@ def displacements(cache, lags):
 def suited(cache, seq_len):
     """The hyper-parameters that depend on how fast frames of this footage decorrelate: ({name: value}, lag).
 
-    `every_nth`: the most frames over which frames come at most STEP as far apart as at independent times, so that a
-    step means as much in every film; at least 1, and few enough for sequences of `seq_len` steps to begin in half of
-    the footage. `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`, the frames after which frames
-    are INDEPENDENT as far apart. Distances are those of `displacements`.
+    `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
+    a step is about the same change in every film; at least 1, and few enough for sequences of `seq_len` steps to begin
+    in half of the footage. `lag`: the smallest one at which that share is INDEPENDENT, or the largest looked at.
+    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. Distances are those of `displacements`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
     shares = displacements(cache, [lag for lag in LAGS if lag <= n_frames // 2])
-    every_nth = max([lag for lag, share in shares.items() if share <= STEP], default=1)
+    every_nth = max(takewhile(lambda lag: shares[lag] <= STEP, shares), default=1)
     lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
     return dict(every_nth=min(every_nth, max(1, n_frames // (2 * seq_len))), augment=n_frames < ARRANGEMENTS * lag), lag
 

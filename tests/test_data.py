@@ -451,6 +451,8 @@ def test_footage_says_how_many_frames_make_a_step_and_whether_it_is_augmented(tm
     assert 4 * measured["every_nth"] <= slower["every_nth"] < 4 * (measured["every_nth"] + 1)
     assert later == pytest.approx(4 * lag, rel=0.2)
     assert suited(film[::8])[0]["every_nth"] == 1
+    periodic = np.tile(np.concatenate([film[:99], film[98::-1]]), (20, 1, 1, 1))
+    assert suited(periodic)[0]["every_nth"] <= measured["every_nth"], "though after 198 frames they are the same again"
     assert suited(film[:50 * lag])[0] == dict(every_nth=measured["every_nth"], augment=True)
     assert suited(film[:50 * lag], seq_len=10_000)[0]["every_nth"] == 1
     for still in np.zeros((300, 16, 16, 3), np.uint8), film[:1], film[:2]:
