@@ -61,8 +61,8 @@ class Config:
                            "discriminator makes 4x as many features of a frame", group="networks", low=1, high=1024)
     background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
                                    "fixed camera", group="networks")
-    noise: float = param(0.03, "standard deviation a step of the noise added to the latent, which is correlated over "
-                               "some steps; 0: none",
+    noise: float = param(0.03, "standard deviation of what noise adds to the latent over n steps, by sqrt(n), for "
+                               "large n; 0: no noise",
                          group="networks", low=0, high=1, flag=False)
     augment: bool = param(False, "shift each clip, real or drawn, by a random offset before it is judged: for short "
                                  "footage", group="networks", measured=True)
@@ -82,11 +82,12 @@ class Config:
                          group="losses", low=0, high=1e6)
 
     # The optimisation.
-    learning_rate: float = param(5e-4, "learning rate at the start; falls to 0 along a cosine",
+    learning_rate: float = param(5e-4, "peak learning rate; rises over 100 steps, then falls to 0 along a cosine",
                                  group="optimisation", low=0, high=1)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps; with --mode eval those of the rollout: 1000000, or as many thousands",
+    steps: int = param(4000, "training steps; with --mode eval the length of the rollout, rounded to thousands, by "
+                             "default 1000000",
                        group="optimisation", low=1, high=10**9)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: no limit", group="optimisation",
                                low=0, high=1e6)
@@ -111,8 +112,8 @@ class Config:
         if self.window > self.seq_len:
             raise UserError(f"--window {self.window} is longer than --seq_len {self.seq_len}")
         if self.arch == "original" and self.gamma:
-            raise UserError(f"--gamma {self.gamma:g} needs --arch modern: a gradient penalty is of one clip, "
-                            "and the batch norm of the original mixes those of a batch; take --gamma 0")
+            raise UserError(f"--gamma {self.gamma:g} needs --arch modern: second derivatives through the batch "
+                            "norm of the original are wrong on TensorFlow; take --gamma 0")
         if self.batch_size % self.accumulate:
             raise UserError(f"--batch_size {self.batch_size} does not divide into --accumulate {self.accumulate} parts")
 

@@ -24,7 +24,7 @@ FRAME_TOLERANCE = 5e-4
 def export(prefix, out):
     """Write the model of the weights `prefix` into the folder `out`, with a page that plays it.
 
-    transition.onnx: normal, latent [B, Z] and memory [B, H] -> next_latent, next_memory.
+    transition.onnx: normal, latent [B, Z] and memory [B, H + Z] -> next_latent, next_memory.
     generator.onnx: start, end [B, Z] and share [n], 0..1 of the way between them -> frames, uint8 RGBA [n, B, H, W, 4].
     model.json: sizes, numbers of steps, and frames a second. The rest is the page; any web server can serve it.
 

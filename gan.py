@@ -15,7 +15,7 @@ from models import Discriminator, VideoModel
 TERMS = "d_adv", "g_adv", "normality", "distance", "gradient_penalty"
 METRICS = ("gradient/discriminator", "gradient/generator", *(f"loss/{term}" for term in TERMS),
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
-PENALISED = 4  # clips of a batch under each gradient penalty; penalising all would double the cost of a step
+PENALISED = 4  # clips of a part of the batch under each gradient penalty; penalising all would double a step's cost
 SAMPLES = 8  # new chains drawn for TensorBoard
 REFRESH = 64, 64  # batches and latents a batch to gather batch norm's statistics: 0.9^64 of the old ones is left
 
@@ -74,9 +74,9 @@ class GAN:
 
     def step(self, state, real, learning_rate, clock):
         """One step on a device's share of real clips, uint8 [B, T, H, W, 3]: (next state, metrics and clock)."""
-        return self.update(state, real, learning_rate, clock, self.noise(state["step"]))
+        return self.update(state, real, learning_rate, clock, self.random_numbers(state["step"]))
 
-    def noise(self, step):
+    def random_numbers(self, step):
         """The random numbers of a step, which --seed and its number determine."""
         config, random = self.config, self.backend.random(self.config.seed, step)
         shape = config.n_chains, config.seq_len, config.latent_size
@@ -126,10 +126,10 @@ class GAN:
         first = (self.backend.device() * config.accumulate + i) * n  # where the part begins in the whole batch
 
         def discriminate(clips):
-            with bound(self.discriminator, d):
+            with with_weights(self.discriminator, d):
                 return self.discriminator(clips)
 
-        with bound(self.video, g):
+        with with_weights(self.video, g):
             latents, outputs, end = self.video.transition.roll(noise["normals"], state["chains"])
             window = ops.slice(latents, [first, noise["start"], 0], [n, config.clip_len, config.latent_size])
             fake = self.draw(self.backend.shard(window))
@@ -237,7 +237,7 @@ class GAN:
                 variable.assign(value)
 
 
-def bound(network, weights):
+def with_weights(network, weights):
     """A scope in which a network computes with the given trained weights in place of its variables', and updates
     nothing.
     """

@@ -2,11 +2,12 @@
 
     Transition     state -> state       one step in time
     Generator      latent -> frame
-    Discriminator  clip -> logits       real or drawn, by single frames and by their motion
+    Discriminator  clip -> logits       real or drawn, at each step
 
 The state is a pair (z, m): the latent z [B, Z], which the generator draws, and the transition's memory m [B, H + Z].
-Each z has mean 0 and standard deviation 1 over its own Z numbers: it lies on a sphere, near which normal vectors of
-that length lie by themselves. No statistic is taken across a batch, so a chain runs the same alone and among others.
+Each z is standardised to mean 0 and standard deviation 1 over its own Z numbers, so it lies on a sphere of radius
+sqrt(Z), near which nearly all of N(0, I) lies. No statistic is taken across a batch, so a chain runs the same alone and
+among others.
 """
 
 import math
@@ -20,7 +21,7 @@ from keras import layers, ops
 DIFFERENCE_GAIN = 4.0  # scales the difference of two frames, a few grey levels, to about the scale of a frame
 MAP_SIZE = 16  # pixels of the feature maps that the modern generator makes of a latent, by a linear map
 NOISE_DECAY = 0.9  # a step of the moving average of the noise
-UNROLL = 8  # steps up to which a recurrence is unrolled in the graph; a loop takes as long to build as some dozen steps
+UNROLL = 8  # steps up to which a recurrence is unrolled; building a loop costs as much as unrolling a dozen steps
 
 
 def standardise(z):
@@ -48,7 +49,9 @@ def interpolate(start, end, n):
 class Transition(keras.Model):
     """One step of the state: a GRU cell, a dense layer from its hidden state to a change of the latent, and noise.
 
-        z' = sqrt(1 - s^2) (z + change(h')) + s e',  h' = GRU(z, h),  e' = r e + (1 - r) n,  n ~ N(0, I)
+        h' = GRU(z, h),  e' = r e + (1 - r) n,  n ~ N(0, I)
+        o  = sqrt(1 - s^2) (z + change(h')) + s e'
+        z' = standardise(o)
 
     s = noise, r = NOISE_DECAY. The memory m is h and e side by side. The noise e, correlated over 1 / (1 - r) steps, is
     a discrete Ornstein-Uhlenbeck process; over many steps it moves the latent as far as n would. A cell in the sense of
@@ -215,8 +218,9 @@ class Discriminator(keras.Model):
     """Clips [B, T, img_size, img_size, 3] in 0..1 -> logits [B, L], high for real.
 
     Convolutions encode each frame, a GRU reads the features in time. `original`: one logit a step, L = T. `modern`:
-    each frame's difference to the one before is shown beside it, and so is the minibatch standard deviation; each frame
-    has a logit of its own, and the GRU one from the second step on, L = 2 T - 1.
+    each frame is concatenated with its difference to the one before, and its features with the minibatch standard
+    deviation. There is a logit of each step's features, and from the second step on one of the GRU, which has read all
+    steps so far: L = 2 T - 1.
     """
 
     def __init__(self, config):
@@ -225,7 +229,7 @@ class Discriminator(keras.Model):
         frame = layers.Input((config.img_size, config.img_size, 6 if self.modern else 3))
         with precision_of(config):
             convolutions = [layer for i, channels in enumerate(channels(config))
-                            for layer in halving(channels, batch_norm=i > 0 and not self.modern)]
+                            for layer in downsample(channels, batch_norm=i > 0 and not self.modern)]
             convolutions += [layers.Conv2D(features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2)]
         self.backbone = keras.Sequential([frame, *convolutions, layers.Flatten()], name="backbone")
         # Not by cuDNN, whose GRU has no second derivative for the gradient penalty.
@@ -265,7 +269,7 @@ class Discriminator(keras.Model):
         return ops.concatenate([self.frame_head(features)[..., 0], clip_logits[:, 1:]], axis=1)
 
 
-def halving(channels, batch_norm):
+def downsample(channels, batch_norm):
     """Layers that make `channels` of half the height and width."""
     yield layers.Conv2D(channels, 4, strides=2, padding="same", use_bias=not batch_norm,
                         kernel_initializer="he_normal")

@@ -106,8 +106,8 @@ class Sampler:
     def loop(self, steps):
         """The frames, as `frames` yields them, of a loop of `steps` steps of the model.
 
-        Over its last CROSSFADE_STEPS steps the latents that follow turn, along the sphere, into those that came before
-        its first one.
+        Its last CROSSFADE_STEPS latents are interpolated, along the sphere, towards those that precede its first one:
+        its end leads into its beginning.
         """
         fade = min(CROSSFADE_STEPS, steps)
         latents, _ = self.roll(self.normals(fade + steps), self.initial_state())
@@ -130,7 +130,7 @@ class Sampler:
         return np.stack([normals(stream, math.prod(shape)).reshape(shape) for stream in self.streams])
 
     def initial_state(self):
-        """The state (z [n, Z], h [n, H]) of new videos, after the burn-in."""
+        """The state (z [n, Z], m [n, H + Z]) of new videos, after the burn-in."""
         first = self.initial(self.normals())
         return self.roll(self.normals(BURN_IN_STEPS), first)[1]
 

@@ -224,11 +224,11 @@ def show(bar, done, step, metrics):
     first = bar.__dict__.setdefault("first", (step, bar.format_dict["elapsed"]))
     elapsed = bar.format_dict["elapsed"] - first[1]
     speed = f"{(step - first[0]) / elapsed:.2f} steps/s, " if elapsed else ""
-    _, _, d_loss, g_loss, normality, *_ = metrics
-    mean, std, skewness, kurtosis = metrics[-4:]
+    value = dict(zip(METRICS, metrics, strict=True))
+    losses = ", ".join(f"{name} {value[f'loss/{name}']:.2f}" for name in ("d_adv", "g_adv"))
+    moments = " ".join(f"{name} {value[f'moments/{name}']:.2f}" for name in ("mean", "std", "skewness", "kurtosis"))
     bar.set_description_str(f"step {step}", refresh=False)
-    bar.set_postfix_str(f"{speed}loss D {d_loss:.2f} G {g_loss:.2f} N {normality:.3f}, mean {mean:+.2f} std {std:.2f} "
-                        f"skew {skewness:+.2f} kurt {kurtosis:.2f}", refresh=False)
+    bar.set_postfix_str(f"{speed}{losses}, normality {value['loss/normality']:.3f}, {moments}", refresh=False)
     bar.update(done - bar.n)
 
 

@@ -38,7 +38,7 @@ def start(config, steps=2):
     gan = GAN(config)
     if steps:
         gan.train(clips(config, steps), np.full(steps, 1e-3))
-    return gan.resumable() | dict(noise=to_numpy(gan.noise(gan.state["step"])))
+    return gan.resumable() | dict(noise=to_numpy(gan.random_numbers(gan.state["step"])))
 
 
 def terms(config, begun):

@@ -200,7 +200,7 @@ def test_chains_go_on_some_start_anew_and_all_are_shuffled(small):
     gan = GAN(Config(**(small | dict(chains=512)), reset_probability=0.25))
     z = np.random.default_rng(0).standard_normal((512, 8), np.float32)
     end = z, np.ones((512, gan.video.transition.state_size[1]), np.float32)
-    noise = to_numpy(gan.noise(gan.state["step"]))
+    noise = to_numpy(gan.random_numbers(gan.state["step"]))
     new_z, h = to_numpy(gan.carry(end, noise))
     fresh = ~h.any(axis=1)  # a new chain has no hidden state
     np.testing.assert_array_equal(fresh, noise["reset"][noise["order"], 0])
