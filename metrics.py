@@ -9,6 +9,7 @@ import math
 
 import cv2
 import numpy as np
+from scipy.spatial.distance import pdist
 
 # Of the sliced Wasserstein distance, as Karras et al. 2018 have it, but for a sixteenth of their projections: more
 # change neither the values nor their spread. Fewer patches would: distances grow, and their multiples come nearer to 1.
@@ -196,7 +197,7 @@ def moments(states):
 
 def pairwise_distances(states):
     """Mean and smallest distance of two of the states [videos, Z], as a share of sqrt(2 Z), that of normal vectors."""
-    found = np.linalg.norm(states[:, None] - states, axis=-1)[np.triu_indices(len(states), 1)]
+    found = pdist(states)
     return np.array([found.mean(), found.min()]) / math.sqrt(2 * states.shape[1])
 
 
