@@ -2,6 +2,8 @@
 
 from keras import ops
 
+FIELDS = 32  # of a thumbnail's height and width: fewer miss what is small
+
 
 def standard(real, fake):
     """Binary cross-entropy of the logits of real and of drawn clips: (d_adv, g_adv); 2 ln 2 and ln 2 at chance.
@@ -21,9 +23,12 @@ def relativistic(real, fake):
 
 
 def thumbnails(clips):
-    """Clips [B, T, H, W, 3] -> [B, T, 192]: the mean colour of each of the 8x8 fields of each frame."""
+    """Clips [B, T, H, W, 3] -> [B, T, F]: the mean colour of each of FIELDS x FIELDS fields of a frame, F = 3 FIELDS^2.
+
+    Smaller frames stay as they are.
+    """
     batch, time, height, width, _ = clips.shape
-    fields = height // 8, width // 8
+    fields = max(1, height // FIELDS), max(1, width // FIELDS)
     small = ops.average_pool(ops.reshape(clips, (-1, height, width, 3)), fields, fields)
     return ops.reshape(small, (batch, time, -1))
 
