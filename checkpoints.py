@@ -88,8 +88,8 @@ def load_state(path, like):
     for name in expected | stored:
         found, wanted = described(stored.get(name)), described(expected.get(name))
         if found != wanted:
-            raise UserError(f"{path} does not fit the config.json beside it: {name} is {found}, not {wanted}; restore "
-                            "config.json, or start a new run")
+            raise UserError(f"{path} does not fit the config.json beside it, or is of an older version: {name} is "
+                            f"{found}, not {wanted}; restore config.json, or start a new run")
     return keras.tree.pack_sequence_as(like, [stored[name] for name in expected])
 
 

@@ -129,7 +129,7 @@ def test_a_damaged_state_is_told_with_the_older_one(state, tmp_path):
 ], ids=["shape", "type", "one more", "some fewer"])
 def test_a_state_of_another_config_is_refused(state, tmp_path, change):
     checkpoints.save_state(state, tmp_path, 1)
-    with pytest.raises(UserError, match=r"does not fit the config.json beside it: (past|more|optimizer)"):
+    with pytest.raises(UserError, match=r"does not fit the config.json beside it, .*: (past|more|optimizer)"):
         checkpoints.load_state(tmp_path / "state.1.h5", state | change)
 
 
