@@ -61,7 +61,7 @@ class Config:
                            "discriminator makes 4x as many features of a frame", group="networks", low=1, high=1024)
     background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
                                    "fixed camera", group="networks")
-    noise: float = param(0.03, "standard deviation of what noise adds to the latent over n steps, by sqrt(n), for "
+    noise: float = param(0.06, "standard deviation of what noise adds to the latent over n steps, by sqrt(n), for "
                                "large n; 0: no noise",
                          group="networks", low=0, high=1, flag=False)
     augment: bool = param(False, "shift each clip, real or drawn, by a random offset before it is judged: for short "
