@@ -61,8 +61,8 @@ class Config:
                            "discriminator makes 4x as many features of a frame", group="networks", low=1, high=1024)
     background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
                                    "fixed camera", group="networks")
-    noise: float = param(0.06, "standard deviation of what noise adds to the latent over n steps, by sqrt(n), for "
-                               "large n; 0: no noise",
+    noise: float = param(0.06, "scale of the noise, which is correlated over ten steps: over many it moves the latent "
+                               "as far as white noise of this standard deviation a step; 0: none",
                          group="networks", low=0, high=1, flag=False)
     augment: bool = param(False, "shift each clip, real or drawn, by a random offset before it is judged: for short "
                                  "footage", group="networks", measured=True)
@@ -78,7 +78,7 @@ class Config:
     distance_weight: float = param(1.0, "weight of the penalty on distances between frames, in time and across clips, "
                                         "that differ from the footage's", group="losses", low=0, high=1e6, flag=False)
     gamma: float = param(0.005, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2); 0 with "
-                                "--arch original",
+                                 "--arch original",
                          group="losses", low=0, high=1e6)
 
     # The optimisation.

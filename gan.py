@@ -86,7 +86,7 @@ class GAN:
             fresh=random.normal((shape[0], shape[2])), reset=random.uniform((shape[0], 1)) < config.reset_probability,
             order=random.permutation(config.n_chains))
 
-    def update(self, state, real, learning_rate, clock, noise):
+    def update(self, state, real, learning_rate, clock, numbers):
         """The step: gradients of generator and discriminator, both optimisers, the average, the chains' next states.
 
         With --accumulate and on several devices the gradients of the parts of a batch are averaged.
@@ -96,7 +96,7 @@ class GAN:
         def gradients(i):
             """The gradients of both networks by part i of the batch, from one forward pass; metrics; last states."""
             def objectives(g, d):
-                terms, outputs, end = self.loss_terms(g, d, state, real, noise, i)
+                terms, outputs, end = self.loss_terms(g, d, state, real, numbers, i)
                 metrics = [*(terms[name] for name in TERMS), *losses.moments(outputs, axis=(0, 1, 2))]
                 return self.objectives(**terms), (ops.stack(metrics), end)
 
@@ -111,9 +111,9 @@ class GAN:
         metrics = ops.concatenate([ops.stack([norm(d_gradients), norm(g_gradients)]), metrics])
         return dict(step=step, g=g, d=d, g_moments=g_moments, d_moments=d_moments,
                     average=self.move_average(state["average"], g, step),
-                    chains=self.carry(end, noise)), metrics
+                    chains=self.carry(end, numbers)), metrics
 
-    def loss_terms(self, g, d, state, real, noise, i):
+    def loss_terms(self, g, d, state, real, numbers, i):
         """The terms of the losses, by name, of part i of a device's share of the batch and the weights g and d.
 
         All chains are rolled out, whatever the part: their normality is that of all. Other statistics of a batch, in
@@ -130,12 +130,12 @@ class GAN:
                 return self.discriminator(clips)
 
         with with_weights(self.video, g):
-            latents, outputs, end = self.video.transition.roll(noise["normals"], state["chains"])
-            window = ops.slice(latents, [first, noise["start"], 0], [n, config.clip_len, config.latent_size])
+            latents, outputs, end = self.video.transition.roll(numbers["normals"], state["chains"])
+            window = ops.slice(latents, [first, numbers["start"], 0], [n, config.clip_len, config.latent_size])
             fake = self.draw(self.backend.shard(window))
         real = ops.cast(ops.slice(real, [i * n, 0, 0, 0, 0], [n, *real.shape[1:]]), "float32") / 255
         if config.augment:
-            shifts = ops.slice(noise["shifts"], [0, 0, first], [2, 2, n])
+            shifts = ops.slice(numbers["shifts"], [0, 0, first], [2, 2, n])
             real, fake = shift(real, shifts[0]), shift(fake, shifts[1])
         d_adv, g_adv = losses.ADVERSARIAL[config.loss](discriminate(real), discriminate(fake))
         penalised = (real[:PENALISED], ops.stop_gradient(fake[:PENALISED])) if config.gamma else ()
@@ -176,14 +176,14 @@ class GAN:
         decay = ops.minimum(self.config.ema, step / (step + 10))
         return [w + decay * (mean - w) for mean, w in zip(average, weights, strict=True)]
 
-    def carry(self, end, noise):
+    def carry(self, end, numbers):
         """The chains' states for the next step, from those (z, m) at the end of this one's rollout.
 
         Chains go on, so that rollouts of any length are trained (truncated backpropagation through time); some start
         anew. They are shuffled, as the first ones are those that are drawn.
         """
-        fresh = self.video.transition.initial(noise["fresh"])
-        return tuple(ops.take(ops.where(noise["reset"], new, old), noise["order"], axis=0)
+        fresh = self.video.transition.initial(numbers["fresh"])
+        return tuple(ops.take(ops.where(numbers["reset"], new, old), numbers["order"], axis=0)
                      for new, old in zip(fresh, end, strict=True))
 
     def rollout(self, normals):

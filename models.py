@@ -20,7 +20,7 @@ from keras import layers, ops
 
 DIFFERENCE_GAIN = 4.0  # scales the difference of two frames, a few grey levels, to about the scale of a frame
 MAP_SIZE = 16  # pixels of the feature maps that the modern generator makes of a latent, by a linear map
-NOISE_DECAY = 0.9  # a step of the moving average of the noise
+NOISE_DECAY = 0.9  # of the moving average that the noise is, a step
 UNROLL = 8  # steps up to which a recurrence is unrolled; building a loop costs as much as unrolling a dozen steps
 
 
@@ -79,11 +79,11 @@ class Transition(keras.Model):
         the output standardised.
         """
         z, memory = state
-        h, noise = memory[:, :self.cell.units], memory[:, self.cell.units:]
+        h, e = memory[:, :self.cell.units], memory[:, self.cell.units:]
         h, _ = self.cell(z, h)
-        noise = NOISE_DECAY * noise + (1 - NOISE_DECAY) * normal
-        output = math.sqrt(1 - self.noise**2) * (z + self.change(h)) + self.noise * noise
-        return output, [standardise(output), ops.concatenate([h, noise], axis=1)]  # a list, as layers.RNN has it on JAX
+        e = NOISE_DECAY * e + (1 - NOISE_DECAY) * normal
+        output = math.sqrt(1 - self.noise**2) * (z + self.change(h)) + self.noise * e
+        return output, [standardise(output), ops.concatenate([h, e], axis=1)]  # a list, as layers.RNN has it on JAX
 
     def roll(self, normals, state):
         """T steps from `state` with the normal numbers `normals` [B, T, Z].

@@ -1,7 +1,7 @@
 """Training steps in a process of its own, on the backend that KERAS_BACKEND names, for the tests of gan.py.
 
     steps.py train CONFIG OUT STEPS [DEVICES]   what `trained` returns
-    steps.py terms CONFIG OUT START             what `terms` returns, from the state and noise in START
+    steps.py terms CONFIG OUT START             what `terms` returns, from the state and random numbers in START
 
 CONFIG is JSON, OUT an .npz file to write.
 """
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from backend import compiled
 from checkpoints import flatten, load_state
 from config import Config
-from gan import GAN, to_numpy
+from gan import GAN, TERMS, to_numpy
 
 
 def clips(config, steps=1):
@@ -34,29 +34,30 @@ def trained(config, steps):
 
 
 def start(config, steps=2):
-    """What `terms` starts from: a state after some steps, in which no weight is 0, and the noise of the next one."""
+    """What `terms` starts from: a state after some steps, in which no weight is 0, and the numbers of the next one."""
     gan = GAN(config)
     if steps:
         gan.train(clips(config, steps), np.full(steps, 1e-3))
-    return gan.resumable() | dict(noise=to_numpy(gan.random_numbers(gan.state["step"])))
+    return gan.resumable() | dict(numbers=to_numpy(gan.random_numbers(gan.state["step"])))
 
 
 def terms(config, begun):
-    """Each term of the losses by name, and the gradient of their sum by all weights, g and d."""
-    gan = GAN(config)
-    noise, real = begun["noise"], clips(config)[0]
+    """Each term of the losses, and its gradient by all weights, g and d, by name."""
+    gan, found = GAN(config), {}
+    numbers, real = begun["numbers"], clips(config)[0]
     gan.restore(begun)
+    for name in TERMS:
+        def gradients(g, d, name=name):
+            def term(g, d):
+                value = gan.loss_terms(g, d, gan.state, real, numbers, 0)[0][name]
+                return (value, value), value
 
-    def gradients(*weights):
-        def total(*weights):
-            found = gan.loss_terms(*weights, gan.state, real, noise, 0)[0]
-            return (sum(found.values()),) * 2, found
+            return gan.backend.gradients(term, g, d)
 
-        return gan.backend.gradients(total, *weights)
-
-    found, values = to_numpy(compiled(gradients, gan.video)(gan.state["g"], gan.state["d"]))
-    return values | {network: np.concatenate([tensor.ravel() for tensor in tensors])
-                     for network, tensors in zip("gd", found, strict=True)}
+        gradient, found[name] = to_numpy(compiled(gradients, gan.video)(gan.state["g"], gan.state["d"]))
+        for network, tensors in zip("gd", gradient, strict=True):
+            found[f"{name} {network}"] = np.concatenate([tensor.ravel() for tensor in tensors])
+    return found
 
 
 if __name__ == "__main__":
