@@ -39,8 +39,8 @@ class Config:
                            measured=True)
     seq_len: int = param(20, "steps of a sequence: the latents of all are rolled out in one training step",
                          group="sequences", low=2, high=10_000)
-    window: int = param(3, "consecutive steps of a sequence that are drawn and judged; 0: all", group="sequences",
-                        low=0, high=10_000)
+    clip_len: int = param(3, "steps of a clip: the consecutive ones of a sequence that are drawn and judged",
+                          group="sequences", low=2, high=10_000)
     batch_size: int = param(40, "clips drawn and judged in one training step", group="sequences", low=1, high=100_000)
     chains: int = param(256, "latent chains rolled out in one training step; at least batch_size", group="sequences",
                         low=2, high=1_000_000, flag=False)
@@ -109,18 +109,13 @@ class Config:
             check(f, getattr(self, f.name))
         if self.img_size & (self.img_size - 1):
             raise UserError(f"--img_size {self.img_size} is not a power of two; take 32, 64, 128 ...")
-        if self.window > self.seq_len:
-            raise UserError(f"--window {self.window} is longer than --seq_len {self.seq_len}")
+        if self.clip_len > self.seq_len:
+            raise UserError(f"--clip_len {self.clip_len} is more than --seq_len {self.seq_len}")
         if self.arch == "original" and self.gamma:
             raise UserError(f"--gamma {self.gamma:g} needs --arch modern: second derivatives through the batch "
                             "norm of the original are wrong on TensorFlow; take --gamma 0")
         if self.batch_size % self.accumulate:
             raise UserError(f"--batch_size {self.batch_size} does not divide into --accumulate {self.accumulate} parts")
-
-    @property
-    def clip_len(self):
-        """Steps of a clip, generated or real, that the discriminator judges."""
-        return self.window or self.seq_len
 
     @property
     def n_chains(self):
@@ -192,7 +187,7 @@ def article(kind):
 
 PRESETS = {
     "original": dict(
-        img_size=64, every_nth=6, seq_len=20, window=0, batch_size=32, chains=32, reset_probability=0.5,
+        img_size=64, every_nth=6, seq_len=20, clip_len=20, batch_size=32, chains=32, reset_probability=0.5,
         arch="original", latent_size=64, rnn_units=128, width=32, background=False, noise=0.0,
         augment=False, loss="standard", normality="pooled", normality_weight=0.1, distance_weight=0.0,
         gamma=0.0, learning_rate=1e-3, ema=0.0,

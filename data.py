@@ -173,8 +173,8 @@ def suited(cache, seq_len):
     """The hyper-parameters that depend on how fast frames of this footage decorrelate: ({name: value}, lag).
 
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
-    a step is about the same change in every film; at least 1, and few enough for sequences of `seq_len` steps to begin
-    in half of the footage. `lag`: the smallest one at which that share is INDEPENDENT, or the largest looked at.
+    a step is about the same change, whatever the footage; at least 1, and few enough for sequences of `seq_len` steps
+    to begin in half of the footage. `lag`: the smallest one at which that share is INDEPENDENT, or the largest of all.
     `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. Distances are those of `displacements`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
@@ -189,17 +189,17 @@ def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
     return max(1, (n_frames - every_nth * clip_len) // (batch_size * clip_len))
 
 
-def batches(cache, batch_size, seq_len, every_nth, seed, start=0, rows=None, window=0):
+def batches(cache, batch_size, seq_len, every_nth, seed, start=0, rows=None, clip_len=None):
     """Sequences from the cache that `load` made, for ever, beginning with batch number `start`.
 
-    A sequence is `seq_len` frames, `every_nth` apart; with a `window`, only so many of these, one after the other from
-    a random one on, are read. In each epoch of `batches_per_epoch` batches the places where sequences begin follow a
-    fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is not enough, more follow.
-    So batch number n is the same whatever `start` is. Of each batch only the sequences that `rows` lists are read, all
-    of them by default: several machines may share a batch.
+    A sequence is `seq_len` frames, `every_nth` apart; with a `clip_len`, only so many of these, one after the other
+    from a random one on, are read. In each epoch of `batches_per_epoch` batches the places where sequences begin follow
+    a fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is not enough, more
+    follow. So batch number n is the same whatever `start` is. Of each batch only the sequences that `rows` lists are
+    read, all of them by default: several machines may share a batch.
 
     Yields:
-        uint8 [len(rows), window or seq_len, H, W, 3], RGB.
+        uint8 [len(rows), clip_len or seq_len, H, W, 3], RGB.
 
     Raises:
         UserError: there are too few frames for one sequence (at once), or the cache was cut short (on the way).
@@ -210,7 +210,7 @@ def batches(cache, batch_size, seq_len, every_nth, seed, start=0, rows=None, win
     if n_places < 1:
         raise UserError(f"{cache} holds {n_frames} frames and a sequence takes {n_frames - n_places + 1}; "
                         "add frames, or lower --every_nth or --seq_len")
-    length = window or seq_len
+    length = clip_len or seq_len
     per_epoch = batches_per_epoch(n_frames, batch_size, length, every_nth)
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 

@@ -1,8 +1,8 @@
 """How close generated frames come to the footage, and for how long: a table, two pictures and eval.json.
 
 Every distance to the footage is divided by its floor, the same distance between two disjoint halves of the footage: 1
-means as close as real is to real. States are compared with normal vectors, over a long rollout. metrics.py computes the
-distances.
+means as close as real is to real. Latents are compared with normal vectors, over a long rollout. metrics.py computes
+the distances.
 """
 
 import json
@@ -31,8 +31,8 @@ SEEDS = 3  # samples taken of everything, for the spread
 VIDEOS = 64  # rolled side by side
 STRETCH = 1000  # steps rolled at once
 SAMPLED = 4  # stretches in a sample
-WINDOWS = 100  # parts of the long rollout whose states are described one by one
-THIN = 10  # steps: moments are taken of every tenth state, as neighbours are nearly equal
+PARTS = 100  # parts of the long rollout whose latents are described one by one
+THIN = 10  # steps: moments are taken of every tenth latent, as neighbours are nearly equal
 FAR = 50  # steps after which frames of the footage count as of another time
 CYCLES = dict(videos=4, steps=200_000, longest=20_000)  # what the autocorrelation is taken of, and its longest lag
 MOMENTS = ("mean", "deviation", "skewness", "kurtosis", "correlation")
@@ -57,16 +57,16 @@ FIGURES = {
     "late_to_early_swd_difference": (0.97, 1.03, "the same of swd_difference"),
     "late_to_early_diversity": (0.97, 1.03, "the same of diversity"),
     "late_colour": (0, 3, "colour at the end of the long rollout"),
-    "state_mean": (0, 0.2, "mean of the worst coordinate of the state in the worst hundredth of the rollout"),
-    "state_deviation": (0.8, 1.2, "the same of the standard deviation"),
-    "state_skewness": (0, 0.5, "the same of the skewness"),
-    "state_kurtosis": (2, 4, "the same of the kurtosis"),
-    "state_correlation": (0, 0.3, "the same of the largest correlation with another coordinate"),
+    "latent_mean": (0, 0.2, "mean of the worst coordinate of the latent in the worst hundredth of the rollout"),
+    "latent_deviation": (0.8, 1.2, "the same of the standard deviation"),
+    "latent_skewness": (0, 0.5, "the same of the skewness"),
+    "latent_kurtosis": (2, 4, "the same of the kurtosis"),
+    "latent_correlation": (0, 0.3, "the same of the largest correlation with another coordinate"),
     # No limit from lag 100: what crossed the frame may well come back once. A cycle comes back after 1,000 steps too.
-    "autocorrelation_100": (None, None, "largest autocorrelation of the states of a video from a lag of 100 steps on"),
+    "autocorrelation_100": (None, None, "largest autocorrelation of the latents of a video from a lag of 100 steps on"),
     "autocorrelation_1000": (0, 0.1, "the same from 1,000 steps on; a cycle has 1"),
-    "state_distance_mean": (0.95, 1.05, "mean distance of the states of two videos, over that of normal vectors"),
-    "state_distance_least": (0.5, math.inf, "the least such distance; 0: two videos fell into step"),
+    "latent_distance_mean": (0.95, 1.05, "mean distance of the latents of two videos, over that of normal vectors"),
+    "latent_distance_least": (0.5, math.inf, "the least such distance; 0: two videos fell into step"),
 }
 
 
@@ -98,7 +98,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
                   for i in range(SEEDS)]
     rollout = Rollout(model.transition, seed, max(SEEDS, round(steps / STRETCH)))
     decode = decoder(model.generator, config.img_size)
-    figures = frame_figures(references, rollout, decode, seed) + state_figures(rollout)
+    figures = frame_figures(references, rollout, decode, seed) + latent_figures(rollout)
     entry = dict(frames=len(footage), every_nth=config.every_nth, clips=references[0].clips, videos=VIDEOS,
                  steps=rollout.stretches * STRETCH, seeds=SEEDS, seed=seed, figures=figures)
     with replacing(prefix.with_name("eval.json")) as part:
@@ -166,12 +166,12 @@ def with_worst(figures):
 
 
 class Rollout:
-    """A long rollout of the states of many videos, and what is kept of it.
+    """A long rollout of the latents of many videos, and what is kept of it.
 
     early, late: lists of SEEDS arrays [SAMPLED * VIDEOS, STRETCH, Z]: the first latents of so many videos, and the last
         of VIDEOS videos; fewer of a short rollout.
-    all, first: moments [windows, 5, Z] of the states of all videos and of the first, in the order of MOMENTS.
-    distances: mean and least distance of the states of two videos [windows, 2].
+    all, first: moments [parts, 5, Z] of the latents of all videos and of the first, in the order of MOMENTS.
+    distances: mean and least distance of the latents of two videos [parts, 2].
     autocorrelation: [videos, lags], of the last steps.
     """
 
@@ -182,20 +182,20 @@ class Rollout:
 
         self.roll, self.initial = compiled(roll, transition), transition.initial
         self.size, self.stretches = transition.state_size[0], stretches
-        ends = set(np.linspace(0, stretches, min(WINDOWS, stretches) + 1).astype(int)[1:])
+        ends = set(np.linspace(0, stretches, min(PARTS, stretches) + 1).astype(int)[1:])
         late, last = deque(maxlen=SEEDS * SAMPLED), deque(maxlen=CYCLES["steps"] // STRETCH)
-        all_moments, first_moments, distances, window = [], [], [], []
+        all_moments, first_moments, distances, part = [], [], [], []
         for i, latents in enumerate(tqdm(self.latents([seed, 0, 3], stretches), desc="rolling", total=stretches,
                                          unit_scale=STRETCH, unit=" steps"), start=1):
             late.append(latents)
             last.append(latents[:CYCLES["videos"]].copy())  # a view would keep the whole
-            window.append(latents[:, ::THIN])
+            part.append(latents[:, ::THIN])
             if i in ends:
-                states = np.concatenate(window, axis=1)
-                all_moments.append(metrics.moments(states.reshape(-1, states.shape[-1])))
-                first_moments.append(metrics.moments(states[0]))
+                every = np.concatenate(part, axis=1)
+                all_moments.append(metrics.moments(every.reshape(-1, every.shape[-1])))
+                first_moments.append(metrics.moments(every[0]))
                 distances.append(metrics.pairwise_distances(latents[:, -1]))
-                window = []
+                part = []
         new = (next(self.latents([seed, i, 2], 1)) for i in range(SEEDS * SAMPLED))
         self.early = [np.concatenate(list(islice(new, SAMPLED))) for _ in range(SEEDS)]
         self.late = [np.concatenate(list(late)[i::SEEDS]) for i in range(SEEDS)]
@@ -264,24 +264,24 @@ def frame_figures(references, rollout, decode, seed):
     return [figure(name, [row[name] for row in rows], own if name == "diversity" else 1) for name in rows[0]]
 
 
-def state_figures(rollout):
-    """The figures of the states: of each moment that of the worst coordinate in the worst window."""
+def latent_figures(rollout):
+    """The figures of the latents: of each moment that of the worst coordinate in the worst part."""
     normal = dict(zip(MOMENTS, (0, 1, 0, 3, 0), strict=True))
     found = []
-    for moment, windows in zip(MOMENTS, np.moveaxis(rollout.all, 1, 0), strict=True):
-        errors = windows - normal[moment]
+    for moment, parts in zip(MOMENTS, np.moveaxis(rollout.all, 1, 0), strict=True):
+        errors = parts - normal[moment]
         worst = errors.flat[np.abs(errors).argmax()]
-        found.append(figure(f"state_{moment}", [normal[moment] + (worst if normal[moment] else abs(worst))],
+        found.append(figure(f"latent_{moment}", [normal[moment] + (worst if normal[moment] else abs(worst))],
                             normal[moment]))
     for lag in (100, 1000):
         if lag < rollout.autocorrelation.shape[1]:
             found.append(figure(f"autocorrelation_{lag}", [np.abs(rollout.autocorrelation[:, lag:]).max()], 0))
     vectors = np.random.default_rng(0).standard_normal((len(rollout.distances), VIDEOS, rollout.size))
-    normal_mean, normal_least = np.stack([metrics.pairwise_distances(states) for states in vectors]).T
+    normal_mean, normal_least = np.stack([metrics.pairwise_distances(sample) for sample in vectors]).T
     mean, least = rollout.distances.T
     mean = mean / normal_mean.mean()
-    return [*found, figure("state_distance_mean", [mean[np.abs(mean - 1).argmax()]], 1),
-            figure("state_distance_least", [least.min() / normal_least.min()], 1)]
+    return [*found, figure("latent_distance_mean", [mean[np.abs(mean - 1).argmax()]], 1),
+            figure("latent_distance_least", [least.min() / normal_least.min()], 1)]
 
 
 def figure(name, values, real):
@@ -359,21 +359,21 @@ def plot_clips(path, footage, every_nth, rollout, decode):
 
 
 def plot_endurance(path, rollout):
-    """The state over the long rollout: moments, distances between videos, autocorrelation."""
+    """The latents over the long rollout: moments, distances between videos, autocorrelation."""
     steps = np.linspace(0, rollout.stretches * STRETCH, len(rollout.all) + 1)[1:]
     sheet, axes = plt.subplots(7, 1, figsize=(10, 16), layout="constrained")
-    for axis, moment, *windows in zip(axes, MOMENTS, *(np.moveaxis(x, 1, 0) for x in (rollout.first, rollout.all)),
+    for axis, moment, *parts in zip(axes, MOMENTS, *(np.moveaxis(x, 1, 0) for x in (rollout.first, rollout.all)),
                                       strict=False):
-        for label, color, values in zip(("one video", f"{VIDEOS} videos"), ("tab:orange", "tab:blue"), windows,
+        for label, color, values in zip(("one video", f"{VIDEOS} videos"), ("tab:orange", "tab:blue"), parts,
                                         strict=True):
             axis.fill_between(steps, values.min(1), values.max(1), color=color, alpha=0.25, linewidth=0)
             axis.plot(steps, np.median(values, axis=1), color=color, label=label)
         axis.set_ylabel(moment)
-    axes[0].set_title("each coordinate of the state: median, and least to largest")
+    axes[0].set_title("each coordinate of the latent: median, and least to largest")
     axes[0].legend(loc="upper right")
     for label, values in zip(("mean", "least"), rollout.distances.T, strict=True):
         axes[5].plot(steps, values, label=label)
-    axes[5].set_ylabel("distance of states")
+    axes[5].set_ylabel("distance of latents")
     axes[5].set_xlabel("steps")
     axes[5].legend(loc="upper right")
     for video in rollout.autocorrelation:

@@ -131,8 +131,8 @@ class GAN:
 
         with with_weights(self.video, g):
             latents, outputs, end = self.video.transition.roll(numbers["normals"], state["chains"])
-            window = ops.slice(latents, [first, numbers["start"], 0], [n, config.clip_len, config.latent_size])
-            fake = self.draw(self.backend.shard(window))
+            drawn = ops.slice(latents, [first, numbers["start"], 0], [n, config.clip_len, config.latent_size])
+            fake = self.draw(self.backend.shard(drawn))
         real = ops.cast(ops.slice(real, [i * n, 0, 0, 0, 0], [n, *real.shape[1:]]), "float32") / 255
         if config.augment:
             shifts = ops.slice(numbers["shifts"], [0, 0, first], [2, 2, n])

@@ -1,4 +1,4 @@
-"""The command line: get frames, train on them, and watch, film, measure or export what was trained.
+"""The command line: get frames, train on them, and watch, record, measure or export what was trained.
 
 Each mode is a function, and its parameters are the flags it takes: their defaults stand in its signature, their
 meaning in `build_parser` and config.py. TensorFlow and OpenCV are imported where a mode begins, so that --help need
@@ -27,7 +27,7 @@ from files import STOPS, UserError, check_folder, guard_streams, handling, print
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 DAY = 86_400  # seconds
-LESS = dict(train="lower --batch_size, --seq_len, --width or --img_size, or raise --accumulate",
+LESS = dict(train="lower --batch_size, --seq_len, --clip_len, --width or --img_size, or raise --accumulate",
             live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
             simulate="lower --img_size")  # memory
 OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insufficient memory|Cannot allocate memory"

@@ -1,4 +1,4 @@
-"""Distances between samples of frames, and statistics of states over time: NumPy and OpenCV, no pretrained network.
+"""Distances between samples of frames, and statistics of latents over time: NumPy and OpenCV, no pretrained network.
 
 A sample is an array of clips, uint8 [groups, n, 3, H, W, 3]: three frames, a step of the model apart; the groups are
 generated videos, or stretches of the footage. All use the first frame, or the difference of the first two; `jitter`
@@ -134,8 +134,8 @@ def patches(images, rng):
     n, height, width, _ = images.shape
     which = np.repeat(np.arange(n), PATCHES)
     top, left = (rng.integers(0, side - PATCH_SIZE + 1, len(which)) for side in (height, width))
-    windows = np.lib.stride_tricks.sliding_window_view(images, (PATCH_SIZE, PATCH_SIZE), axis=(1, 2))
-    chosen = windows[which, top, left]  # [N * PATCHES, 3, PATCH_SIZE, PATCH_SIZE]
+    places = np.lib.stride_tricks.sliding_window_view(images, (PATCH_SIZE, PATCH_SIZE), axis=(1, 2))
+    chosen = places[which, top, left]  # [N * PATCHES, 3, PATCH_SIZE, PATCH_SIZE]
     chosen -= mean[:, None, None]
     chosen /= deviation[:, None, None] + 1e-6
     return chosen.reshape(len(which), -1)
@@ -185,28 +185,28 @@ def thumbnails(frames):
     return np.stack(small).reshape(len(small), -1).astype(np.float32)
 
 
-def moments(states):
-    """Of each coordinate of states [N, Z]: mean, deviation, skewness, kurtosis, largest absolute correlation with
+def moments(latents):
+    """Of each coordinate of latents [N, Z]: mean, deviation, skewness, kurtosis, largest absolute correlation with
     another: [5, Z].
     """
-    mean, std = states.mean(0), states.std(0) + 1e-6
-    scaled = (states - mean) / std
+    mean, std = latents.mean(0), latents.std(0) + 1e-6
+    scaled = (latents - mean) / std
     correlations = np.abs(scaled.T @ scaled / len(scaled) - np.eye(scaled.shape[1]))
     return np.stack([mean, std, (scaled**3).mean(0), (scaled**4).mean(0), correlations.max(0)])
 
 
-def pairwise_distances(states):
-    """Mean and smallest distance of two of the states [videos, Z], as a share of sqrt(2 Z), that of normal vectors."""
-    found = pdist(states)
-    return np.array([found.mean(), found.min()]) / math.sqrt(2 * states.shape[1])
+def pairwise_distances(latents):
+    """Mean and smallest distance of two of the latents [videos, Z], as a share of sqrt(2 Z), that of normal vectors."""
+    found = pdist(latents)
+    return np.array([found.mean(), found.min()]) / math.sqrt(2 * latents.shape[1])
 
 
-def autocorrelation(states, longest):
-    """Mean product of states [T, Z] a lag apart, as a share of their mean square, for lags from 0 to `longest`.
+def autocorrelation(latents, longest):
+    """Mean product of latents [T, Z] a lag apart, as a share of their mean square, for lags from 0 to `longest`.
 
-    No mean is subtracted: states that stand still are perfectly correlated. By the Wiener-Khinchin theorem.
+    No mean is subtracted: latents that stand still are perfectly correlated. By the Wiener-Khinchin theorem.
     """
-    length = 2 ** math.ceil(math.log2(len(states) + longest))
-    power = sum(np.abs(np.fft.rfft(coordinate, length)) ** 2 for coordinate in states.T)
-    products = np.fft.irfft(power)[:longest + 1] / (len(states) - np.arange(longest + 1))
+    length = 2 ** math.ceil(math.log2(len(latents) + longest))
+    power = sum(np.abs(np.fft.rfft(coordinate, length)) ** 2 for coordinate in latents.T)
+    products = np.fft.irfft(power)[:longest + 1] / (len(latents) - np.arange(longest + 1))
     return products / products[0]

@@ -246,10 +246,6 @@ class Discriminator(keras.Model):
         self.built = True
 
     def call(self, clips):
-        return self.heads(self.encode(clips))
-
-    def encode(self, clips):
-        """The features [B, T, F], float32, of each frame of clips [B, T, img_size, img_size, 3] in 0..1."""
         frames = clips * 2 - 1
         if self.modern:
             steps = ops.unstack(frames, axis=1)  # the gradient of slices would cost more
@@ -257,10 +253,7 @@ class Discriminator(keras.Model):
             frames = ops.concatenate([frames, DIFFERENCE_GAIN * change], axis=-1)
         batch, time, *shape = frames.shape
         features = self.backbone(ops.reshape(frames, (-1, *shape)), training=True)
-        return ops.cast(ops.reshape(features, (batch, time, -1)), "float32")
-
-    def heads(self, features):
-        """The logits [B, L] of a batch of clips from their features [B, T, F]."""
+        features = ops.cast(ops.reshape(features, (batch, time, -1)), "float32")
         if self.modern:
             features = ops.concatenate([features, minibatch_std(features)], axis=-1)
         clip_logits = self.clip_head(self.gru(features))[..., 0]

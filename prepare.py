@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data import RECORD, images, record, square
 from files import UserError, lock, printable, replacing
-from film import Film, sample
+from video_reader import VideoReader, sample
 
 # Stored, neither filtered nor compressed: twice the space on the disk, but encoded four times and read three times as
 # fast (64x64 frames of a real lamp). The cache that is made of the frames is uncompressed too.
@@ -35,7 +35,7 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
         img_size: height and width of the images, in pixels.
         crop: (x, y, width, height), in pixels of the picture as a player shows it, of the part to take; all of it if
             None. Of a part that is not square the largest square in its middle is taken.
-        fps: frames a second to take, each the one shown at that time; the film's own rate if None.
+        fps: frames a second to take, each the one shown at that time; the video's own rate if None.
         overwrite: first remove all images in `data_dir`, whoever put them there.
 
     Returns:
@@ -49,28 +49,28 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
     if not os.path.isfile(video):
         raise UserError(f"{video} is not there, or is not a file; name a video")
     if fps and not 0.01 <= fps <= 1000:
-        raise UserError(f"--fps {fps:g} is out of bounds; take from 0.01 to 1000 frames of the film a second")
+        raise UserError(f"--fps {fps:g} is out of bounds; take from 0.01 to 1000 frames of the video a second")
     try:
         with open(video, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{video} cannot be read: {error.strerror}") from None
-    film = Film(video)
-    shots = film.shots()
+    reader = VideoReader(video)
+    shots = reader.shots()
     first = next(shots, None)
     if first is None:
         raise UserError(f"{video} is not a video that ffmpeg can read, or holds no whole frame; convert it to MP4")
-    width, height = film.size
+    width, height = reader.size
     if crop and not (min(crop[:2]) >= 0 and min(crop[2:]) >= 1
                      and crop[0] + crop[2] <= width and crop[1] + crop[3] <= height):
         raise UserError(f"--crop {','.join(map(str, crop))} reaches out of the {width}x{height} pixels of {video}; "
                         "give x,y,width,height inside them")
     crop = square(width, height, crop)
-    rate = fps or film.rate
-    frames = sample(itertools.chain([first], shots), rate, 1 / film.rate)
-    return write((film.picture(frame, crop, img_size) for frame in frames), data_dir, overwrite,
+    rate = fps or reader.rate
+    frames = sample(itertools.chain([first], shots), rate, 1 / reader.rate)
+    return write((reader.picture(frame, crop, img_size) for frame in frames), data_dir, overwrite,
                  origin=dict(kind="video", sha256=digest, crop=list(crop), img_size=img_size, fps=fps),
-                 source=Path(video).name, fps=rate, expected=round(film.seconds * rate), lost=film.lost)
+                 source=Path(video).name, fps=rate, expected=round(reader.seconds * rate), lost=reader.lost)
 
 
 def simulate(n_frames, data_dir, img_size, seed, overwrite=False):

@@ -300,7 +300,7 @@ def still_life(size):
 
 
 def frames(img_size=64, seed=0):
-    """Film the simulated lamp: smooth, stationary from the first frame on, and never the same again.
+    """Frames of the simulated lamp: smooth, stationary from the first frame on, and never the same again.
 
     Args:
         img_size: height and width of a frame in pixels; changes the drawing, never the motion.

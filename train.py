@@ -80,7 +80,7 @@ def train(config, frames, run=None, backend=None):
         else:
             gan.init_from_stats(*data.background(frames))
         batches = data.batches(frames, config.batch_size, config.seq_len, config.every_nth, config.seed, step,
-                               gan.rows(), config.window)
+                               gan.rows(), config.clip_len)
         backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")
         received = held.enter_context(noted())
         if chief:

@@ -63,14 +63,14 @@ def write(frames, path, fps, count, scale=1):
         if ending != ".gif":
             run(path, count, [*raw, "-vf", scaled, *options, out], taken)
         else:  # in two passes, as in one ffmpeg would keep all frames until it knows their palette of 256 colours
-            with tempfile.TemporaryFile(dir=path.parent) as film, tempfile.TemporaryFile(dir=path.parent) as palette:
-                film_pipe, palette_pipe = (f"pipe:{file.fileno()}" for file in (film, palette))
-                run(path, count, [*raw, "-c:v", "ffvhuff", "-f", "nut", film_pipe, "-vf", f"{scaled},palettegen",
-                                  "-c:v", "png", "-f", "image2pipe", palette_pipe], taken, film, palette)
-                film.seek(0)
+            with tempfile.TemporaryFile(dir=path.parent) as video, tempfile.TemporaryFile(dir=path.parent) as palette:
+                video_pipe, palette_pipe = (f"pipe:{file.fileno()}" for file in (video, palette))
+                run(path, count, [*raw, "-c:v", "ffvhuff", "-f", "nut", video_pipe, "-vf", f"{scaled},palettegen",
+                                  "-c:v", "png", "-f", "image2pipe", palette_pipe], taken, video, palette)
+                video.seek(0)
                 palette.seek(0)
-                run(path, count, ["-f", "nut", "-i", film_pipe, "-f", "png_pipe", "-i", palette_pipe, "-lavfi",
-                                  f"[0]{scaled}[a];[a][1]paletteuse", *options, out], (), film, palette)
+                run(path, count, ["-f", "nut", "-i", video_pipe, "-f", "png_pipe", "-i", palette_pipe, "-lavfi",
+                                  f"[0]{scaled}[a];[a][1]paletteuse", *options, out], (), video, palette)
         if ending == ".webp" and count > 1 and shown(part) < (count - 0.5) / fps - 0.001:
             raise UserError(f"{path} was not written: ffmpeg ended early; try again, or take another ending")
 

@@ -1,4 +1,4 @@
-"""What training, playing and filming cost here, each beside the plain way of doing it: one table.
+"""What training, playing and writing a video cost here, each beside the plain way of doing it: one table.
 
     make bench          (python benchmarks/bench.py)
 
@@ -62,9 +62,9 @@ def training():
         beside(ours["step"], plain["step"]))
     row("share of the peak, of the convolution's", f"{ours['gflop'] / ours['step'] / peak['convolution']:.0%}",
         f"{plain['gflop'] / plain['step'] / peak['convolution']:.0%} (unrolled)")
-    window = step(f"{ORIGINAL} --window 5")
-    row("the same, a window of 5 of the 20 steps decoded", seconds(window["step"]),
-        f"{seconds(plain['step'])} (unrolled)", beside(window["step"], plain["step"]), "ratio >= 1.8")
+    shorter = step(f"{ORIGINAL} --clip_len 5")
+    row("the same, 5 of the 20 steps drawn", seconds(shorter["step"]),
+        f"{seconds(plain['step'])} (unrolled)", beside(shorter["step"], plain["step"]), "ratio >= 1.8")
     row("from building the networks to the first step", seconds(ours["first"]), f"{seconds(plain['first'])} (unrolled)",
         beside(ours["first"], plain["first"]))
     row("memory at the original's sizes", f"{ours['memory']:.2f} GB", f"{plain['memory']:.2f} GB (unrolled)",
@@ -126,13 +126,13 @@ def playing():
     cores = json.loads(child("benchmarks/play.py"))
     one = json.loads(child("benchmarks/play.py", "--threads=1"))
     for name, figures in {f"{os.cpu_count()} cores": cores, "one core": one}.items():
-        for what in "live", "film":
-            row(f"frames a second of one lamp, {what}, {name}", f"{figures[what]:,.0f}",
+        for what in "live", "video":
+            row(f"frames a second of one video, {what}, {name}", f"{figures[what]:,.0f}",
                 f"{figures['plain']:,.0f} (eager loop)", f"{figures[what] / figures['plain']:.1f}",
                 ">= 1,000" if figures is cores else "")
     row("of a grid of 12, all together", f"{cores['grid']:,.0f}")
     for chains, key, wanted in (1, "roll_one", "<= 180 s"), (64, "roll_many", ""):
-        row(f"a million steps of {chains} {'lamp' if chains == 1 else 'lamps'}, the latent alone",
+        row(f"a million steps of {chains} chain{'s' * (chains > 1)}, the latent alone",
             f"{1e6 / cores[key]:.0f} s", wanted=wanted)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
@@ -140,9 +140,9 @@ def playing():
         imported = time.perf_counter() - begun
         begun = time.perf_counter()
         child("learn.py", "--mode=video", f"--out={folder}/out.png")
-        filmed = time.perf_counter() - begun
-    row("a film of 30 s, from typing to the finished APNG", seconds(filmed),
-        f"{seconds(imported)} (importing TensorFlow)", f"{imported / filmed:.0%}")
+        written = time.perf_counter() - begun
+    row("a video of 30 s, from typing to the finished APNG", seconds(written),
+        f"{seconds(imported)} (importing TensorFlow)", f"{imported / written:.0%}")
 
 
 def measure_peak():
@@ -183,11 +183,11 @@ def measure_overhead():
 
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        film = np.lib.format.open_memmap(folder / "film.npy", "w+", np.uint8, (n_frames, 64, 64, 3))
-        film[:] = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)[np.arange(n_frames) % 100]
-        film.flush()
-        batches = data.batches(folder / "film.npy", config.batch_size, config.seq_len, config.every_nth, 0,
-                               window=config.window)
+        cache = np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, (n_frames, 64, 64, 3))
+        cache[:] = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)[np.arange(n_frames) % 100]
+        cache.flush()
+        batches = data.batches(folder / "frames.npy", config.batch_size, config.seq_len, config.every_nth, 0,
+                               clip_len=config.clip_len)
         gan, metrics, steps = GAN(config), np.zeros(len(METRICS)), itertools.count()
 
         def scalars():

@@ -29,7 +29,8 @@ import data
 import learn
 
 LIMIT = 300  # s, on a busy machine
-SMALL = dict(img_size=16, width=4, batch_size=4, chains=8, latent_size=8, rnn_units=8, seq_len=4, window=3, every_nth=2)
+SMALL = dict(img_size=16, width=4, batch_size=4, chains=8, latent_size=8, rnn_units=8, seq_len=4, clip_len=3,
+             every_nth=2)
 ODD = ["", "0", "-1", "1e999", "nan", "inf", "99999999999999999999", "x", "a\nb", "é", "\udce9", "-", "--", "true",
        "/dev/null", "n" * 300, "1x1", "0x0", "99999x1", "1,2,3,4", "-1,0,1,1", "[1]", "%s", "$(x)", "1_0"]
 VALUES = [None, True, 0, -1, 10**30, 1e308, float("nan"), float("inf"), "", "x", "\0", "\ud800", [], [[]], {}, {"a": 1}]
@@ -94,7 +95,7 @@ def command_line(rng):
     given = {name: rng.choice(ODD) for name in rng.sample(known, min(len(known), rng.randrange(1, 4)))}
     small = {name: value for name, value in SMALL.items() if name in known}
     usual = dict(train=small | dict(data_dir="frames"), video=dict(duration=0.1, out="o.gif"), live=dict(grid="0x0"),
-                 simulate=dict(n_frames=2), eval=dict(steps=3000), prepare=dict(video="film.mp4", img_size=16),
+                 simulate=dict(n_frames=2), eval=dict(steps=3000), prepare=dict(video="lamp.mp4", img_size=16),
                  export=dict(out="frames")).get(mode, {})
     return [f"--mode={mode}", *(f"--{name}={value}" for name, value in (usual | given).items())]
 
@@ -116,7 +117,7 @@ def main(cases=1000, seed=0):
         cv2.imwrite(f"frames/{i:02}.{('png', 'jpg', 'webp')[i % 3]}", frame)
     record, config, weights, state = map(Path, (
         "frames/frames.json", "run/config.json", "run/weights.1.weights.h5", "run/state.1.h5"))
-    record.write_text(json.dumps(dict(origin=dict(kind="video"), source="a film", fps=30, n_frames=40, complete=True)))
+    record.write_text(json.dumps(dict(origin=dict(kind="video"), source="a video", fps=30, n_frames=40, complete=True)))
     learn.Config(**SMALL).save(config)
     model, tensors = VideoModel(learn.Config(**SMALL)), dict(step=np.int64(1), past=np.zeros((8, 9), np.float32))
     checkpoints.save_weights(model, "run/weights.1")

@@ -82,8 +82,8 @@ def main():
             device = found["device"]
     print(f"on {device}")
     if args.weights and (found := child("benchmarks/play.py", f"--weights={args.weights}")):
-        print(f"frames a second: live {found['live']:,.0f}, film {found['film']:,.0f}, "
-              f"twelve at once {found['wall']:,.0f}")
+        print(f"frames a second: live {found['live']:,.0f}, video {found['video']:,.0f}, "
+              f"twelve at once {found['grid']:,.0f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kill processes of training, preparing, simulating, filming and exporting at random moments, and see what is left.
+"""Kill processes of every mode that writes files at random moments, and see what is left.
 
     python benchmarks/kills.py [KILLS [SEED]]
 
@@ -33,9 +33,9 @@ import simulator  # noqa: F401
 import train  # noqa: F401
 import video  # noqa: F401
 
-SMALL = ["--img_size=16", "--width=4", "--batch_size=4", "--seq_len=4", "--window=3", "--every_nth=2"]
+SMALL = ["--img_size=16", "--width=4", "--batch_size=4", "--seq_len=4", "--clip_len=3", "--every_nth=2"]
 JOBS = dict(
-    prepare=["--mode=prepare", "--video=film.mp4", "--data_dir=prepared", "--img_size=64", "--overwrite"],
+    prepare=["--mode=prepare", "--video=lamp.mp4", "--data_dir=prepared", "--img_size=64", "--overwrite"],
     simulate=["--mode=simulate", "--data_dir=simulated", "--img_size=32", "--n_frames=200", "--overwrite"],
     train=["--data_dir=frames", *SMALL, "--steps=20", "--save_every=1"],
     resume=["--resume=run", "--steps=1000000", "--save_every=1"],
@@ -67,7 +67,7 @@ def ended(pid, seconds):
     return None
 
 
-FRAMES = 600  # of the films
+FRAMES = 600  # of the videos
 
 
 def check():
@@ -81,8 +81,8 @@ def check():
     for file in Path(".").glob("**/config.json"):
         learn.Config.load(file)
     for file in Path(".").glob("[!.]*.mp4"):
-        with av.open(file) as film:
-            if sum(1 for _ in film.decode(video=0)) != FRAMES:
+        with av.open(file) as container:
+            if sum(1 for _ in container.decode(video=0)) != FRAMES:
                 wrong.append(f"{file} is short")
     page = Path("page")
     for file in page.glob("*.onnx"):
@@ -107,7 +107,7 @@ def main(kills=200, seed=0):
     assert ended(begin(["--mode=simulate", "--n_frames=60", "--img_size=16"]), 600) == 0
     assert ended(begin(["--data_dir=frames", *SMALL, "--steps=1"]), 600) == 0
     next(Path("logs").iterdir()).rename("run")
-    for name in "film", "out":
+    for name in "lamp", "out":
         assert ended(begin([*JOBS["video"], f"--out={name}.mp4"]), 600) == 0
     print("begun", file=sys.stderr, flush=True)
     killed = 0

@@ -42,7 +42,7 @@ def measure(prefix):
 
     config, model = sample.load(prefix)
     one, twelve = sample.Sampler(prefix), sample.Sampler(prefix, 12)
-    live, film, wall = one.frames(), one.frames(one.steps_at_once), twelve.frames()
+    live, video, grid = one.frames(), one.frames(one.steps_at_once), twelve.frames()
     uncompiled = dict(state=one.initial_state())
 
     def plain():
@@ -58,8 +58,8 @@ def measure(prefix):
 
     ahead = 20 * config.every_nth
     return dict(live=rate(lambda: list(itertools.islice(live, ahead)), ahead),
-                film=rate(lambda: list(itertools.islice(film, ahead)), ahead),
-                wall=rate(lambda: list(itertools.islice(wall, config.every_nth)), 12 * config.every_nth),
+                video=rate(lambda: list(itertools.islice(video, ahead)), ahead),
+                grid=rate(lambda: list(itertools.islice(grid, config.every_nth)), 12 * config.every_nth),
                 plain=rate(plain, config.every_nth), roll_one=rolling(1), roll_many=rolling(64))
 
 

@@ -29,23 +29,23 @@ def main():
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--img_size", type=int, default=64)
     args = parser.parse_args()
-    film = list(itertools.islice(simulator.frames(args.img_size, 0), min(args.frames, 500)))
-    film = [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in film]
+    footage = list(itertools.islice(simulator.frames(args.img_size, 0), min(args.frames, 500)))
+    footage = [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in footage]
     for kind in ("stored", "compressed"):
         with tempfile.TemporaryDirectory() as folder:
-            compare(kind, film, Path(folder, "frames"), args.frames, args.img_size)
+            compare(kind, footage, Path(folder, "frames"), args.frames, args.img_size)
 
 
-def compare(kind, film, folder, n_frames, img_size):
+def compare(kind, footage, folder, n_frames, img_size):
     """Write `n_frames` PNGs of `kind` to `folder`, read them both ways, and print."""
     folder.mkdir()
     started = time.perf_counter()
     for i in range(n_frames):
         path = folder / f"image{i + 1:07d}.png"
         if kind == "stored":
-            prepare.write_image(path, film[i % len(film)])
+            prepare.write_image(path, footage[i % len(footage)])
         else:
-            cv2.imwrite(str(path), film[i % len(film)])
+            cv2.imwrite(str(path), footage[i % len(footage)])
     written = time.perf_counter() - started
     paths = data.images(folder)
 

@@ -1,4 +1,4 @@
-"""How smoothly a lamp is watched: in a window, and in a browser.
+"""How smoothly videos are watched: in a window, and in a browser.
 
     python benchmarks/watch.py [--weights PATH] [--fps 60] [--seconds 60]
 
@@ -37,7 +37,7 @@ COUNT = """() => {
 
 
 def window(prefix, fps, seconds):
-    """Show the lamp in a window for so long; the times of its frames, in seconds."""
+    """Show a video in a window for so long; the times of its frames, in seconds."""
     with screen():
         import cv2
 
@@ -54,7 +54,7 @@ def window(prefix, fps, seconds):
 
         cv2.imshow = timed
         frames = (frames[0] for frames in sample.Sampler(prefix).frames())
-        next(frames)  # the networks are built, and the lamps warm
+        next(frames)  # the networks are built, and the first ones drawn
         end = time.perf_counter() + seconds
         show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)
         return times
@@ -77,7 +77,7 @@ def screen():
 
 
 def page(prefix, seconds):
-    """Play the exported lamp in Chromium for so long; the times of its frames, in seconds."""
+    """Play an export in Chromium for so long; the times of its frames, in seconds."""
     from playwright.sync_api import sync_playwright
 
     from learn import quiet_imports

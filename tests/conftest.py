@@ -18,13 +18,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def small():
     """Hyper-parameters of networks so small that they take no time."""
     return dict(img_size=16, width=8, latent_size=8, rnn_units=8, chains=8, batch_size=4, seq_len=4,
-                window=3, every_nth=2)
+                clip_len=3, every_nth=2)
 
 
 @pytest.fixture
 def flags(small):
     """The same as flags, but for what is no flag; without a gradient penalty there is a third less graph to build."""
-    names = "img_size", "width", "batch_size", "seq_len", "window", "every_nth"
+    names = "img_size", "width", "batch_size", "seq_len", "clip_len", "every_nth"
     return [f"--{name}={small[name]}" for name in names] + ["--gamma=0"]
 
 

@@ -73,8 +73,8 @@ def test_a_run_keeps_its_hyper_parameters_when_resumed(run):
 
 
 def test_explicit_flags_win_over_a_preset(tmp_path):
-    done = learn(tmp_path, "--preset=original", "--window=21")
-    assert "--window 21 is longer than --seq_len 20" in done.stderr
+    done = learn(tmp_path, "--preset=original", "--clip_len=21")
+    assert "--clip_len 21 is more than --seq_len 20" in done.stderr
     (tmp_path / "a file").touch()
-    done = learn(tmp_path, "--preset=original", "--window=21", "--seq_len=21", "--data_dir=a file")
+    done = learn(tmp_path, "--preset=original", "--clip_len=21", "--seq_len=21", "--data_dir=a file")
     assert "a file is a file" in done.stderr, "the hyper-parameters were accepted"

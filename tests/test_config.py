@@ -36,7 +36,7 @@ def test_each_clip_of_a_batch_has_a_chain_of_its_own():
 
 @pytest.mark.parametrize("values, named", [
     (dict(img_size=48), "img_size"), (dict(img_size=4), "img_size"), (dict(noise=1.5), "noise"),
-    (dict(learning_rate=float("nan")), "learning_rate"), (dict(window=21), "window"), (dict(chains=1), "chains"),
+    (dict(learning_rate=float("nan")), "learning_rate"), (dict(clip_len=21), "clip_len"), (dict(chains=1), "chains"),
     (dict(accumulate=7), "batch_size"), (dict(precision="double"), "precision"),
     (dict(steps=0), "steps"), (dict(loss="none"), "loss"), (dict(batch_size=2.5), "batch_size"),
     (dict(arch="original"), "gamma 0.005"), (dict(background=1), "background"), (dict(batch_size=True), "batch_size")])

@@ -554,9 +554,9 @@ def test_background_is_the_mean_frame_and_where_pixels_change(tmp_path):
     assert (mask[3] < 0.02).all()
 
 
-def test_a_window_of_a_sequence_is_read_from_a_random_step_on(tmp_path):
+def test_a_clip_of_a_sequence_is_read_from_a_random_step_on(tmp_path):
     np.save(tmp_path / "film.npy", np.arange(200, dtype=np.uint8)[:, None, None, None].repeat(3, -1))
-    batch = next(data.batches(tmp_path / "film.npy", 150, 20, 2, 0, window=3))
+    batch = next(data.batches(tmp_path / "film.npy", 150, 20, 2, 0, clip_len=3))
     firsts = batch[:, 0, 0, 0, 0].astype(int)
     np.testing.assert_array_equal(np.diff(batch[..., 0, 0, 0].astype(int)), 2)
     assert batch.shape == (150, 3, 1, 1, 3)

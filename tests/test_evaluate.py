@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import evaluate
 import metrics
-from evaluate import FIGURES, VIDEOS, Reference, Rollout, figure, is_good, state_figures
+from evaluate import FIGURES, VIDEOS, Reference, Rollout, figure, is_good, latent_figures
 from files import UserError
 from helpers import discs, learn, write_frames
 
@@ -132,7 +132,7 @@ def test_copies_of_the_footage_are_flagged(footage, films):
 
 
 class Planted:
-    """A transition whose state goes wrong in a way that is known."""
+    """A transition whose latent goes wrong in a way that is known."""
 
     state_size = (64, 64)
 
@@ -184,12 +184,12 @@ def narrowing(z, age, normal):
 @pytest.mark.parametrize(("step", "names"), [
     (healthy, set()), (standing_still, {"autocorrelation_1000"}),
     (looping, {"autocorrelation_1000"}),
-    (falling_into_step, {"state_distance_mean", "state_distance_least"}), (drifting, {"state_mean"}),
-    (narrowing, {"state_deviation"}),
+    (falling_into_step, {"latent_distance_mean", "latent_distance_least"}), (drifting, {"latent_mean"}),
+    (narrowing, {"latent_deviation"}),
 ])
-def test_planted_states_are_flagged(step, names, monkeypatch):
+def test_planted_latents_are_flagged(step, names, monkeypatch):
     monkeypatch.setattr(evaluate, "SAMPLED", 1)
-    found = {figure["name"] for figure in state_figures(Rollout(Planted(step), 0, 20)) if not is_good(figure)}
+    found = {figure["name"] for figure in latent_figures(Rollout(Planted(step), 0, 20)) if not is_good(figure)}
     assert found >= names if names else not found
 
 

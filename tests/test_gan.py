@@ -47,7 +47,7 @@ def assert_same(ours, theirs, tolerance):
 @eagerly
 @needs_jax
 @pytest.mark.parametrize("values", [dict(augment=True), dict(arch="original", loss="standard", normality="pooled",
-                                                             background=False, window=0, noise=0.0, gamma=0.0)])
+                                                             background=False, clip_len=20, noise=0.0, gamma=0.0)])
 def test_one_step_on_jax_is_that_on_tensorflow(small, tmp_path, values):
     values = small | values
     config = Config(**values)
@@ -99,7 +99,7 @@ def test_two_devices_on_tensorflow_are_two_parts(small, tmp_path):
 
 @needs_jax
 def test_two_devices_on_jax_are_one(small, tmp_path):
-    values = small | dict(augment=True, img_size=8, seq_len=2, window=2)
+    values = small | dict(augment=True, img_size=8, seq_len=2, clip_len=2)
     one = run(tmp_path, "train", values, STEPS, backend="jax")
     two = run(tmp_path, "train", values | dict(distribute="mirrored"), STEPS, backend="jax", devices=[2])
     assert not one["tensorflow"]

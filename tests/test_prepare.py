@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 import data
-import film
 import prepare
 import simulator
+import video_reader
 from files import UserError
 
 LAVA_LAMP = Path(__file__).parents[2] / "shared" / "footage" / "lava_lamp.mp4"
@@ -105,7 +105,7 @@ def test_what_is_not_a_video_is_refused_without_noise(tmp_path, capfd, content):
     assert not (tmp_path / "frames").exists()
 
 
-def test_a_film_without_one_whole_frame_is_refused(tmp_path):
+def test_a_video_without_one_whole_frame_is_refused(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "lamp.png")
     content = bytearray((tmp_path / "lamp.png").read_bytes())
     content[200:5000] = bytes(4800)
@@ -129,10 +129,10 @@ def test_of_a_truncated_video_what_can_be_read_is_taken(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "part")[:-1], read(tmp_path / "whole")[:part["n_frames"] - 1])
 
 
-# --- films as a player shows them
+# --- videos as a player shows them
 
 
-def film_of(path, frames, codec="ffv1", rate=30, pix_fmt="bgr0", pts=None, **tags):
+def encoded(path, frames, codec="ffv1", rate=30, pix_fmt="bgr0", pts=None, **tags):
     """A video of `frames`, uint8 RGB [N, H, W, 3] or VideoFrames, at times `pts` in milliseconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -166,7 +166,7 @@ def levels(folder):
 def test_pixels_that_are_not_square_become_so(tmp_path):
     y, x = np.mgrid[:144, :180]  # PAL at 16:9, a quarter of its size
     circle = np.uint8((((x - 90) * 64 / 45) ** 2 + (y - 72) ** 2 < 50 ** 2) * 255)[..., None].repeat(3, 2)
-    video = film_of(tmp_path / "dvd.mp4", [circle] * 2, "libx264", pix_fmt="yuv420p",
+    video = encoded(tmp_path / "dvd.mp4", [circle] * 2, "libx264", pix_fmt="yuv420p",
                     sample_aspect_ratio=Fraction(64, 45))
     noted = prepare.prepare(video, tmp_path / "frames", 64)
     seen = read(tmp_path / "frames")[0, ..., 0] > 128
@@ -185,12 +185,12 @@ def test_pixels_that_are_not_square_become_so(tmp_path):
     ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),
     ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
 ])
-def test_a_film_is_turned_as_it_says(tmp_path, matrix, shown):
+def test_a_video_is_turned_as_it_says(tmp_path, matrix, shown):
     picture = np.zeros((32, 64, 3), np.uint8)
     picture[:16, 32:] = 200, 40, 40  # at the top, right
     picture[16:, 32:] = 40, 40, 200
     a, b, c, d = matrix
-    video = film_of(tmp_path / "phone.mov", [picture] * 2, "png", pix_fmt="rgb24", matrix=(a, b, 0, c, d, 0, 0, 0, 1))
+    video = encoded(tmp_path / "phone.mov", [picture] * 2, "png", pix_fmt="rgb24", matrix=(a, b, 0, c, d, 0, 0, 0, 1))
     prepare.prepare(video, tmp_path / "frames", 16)
     wanted = shown(picture)
     off = (max(wanted.shape) - 32) // 2
@@ -200,10 +200,10 @@ def test_a_film_is_turned_as_it_says(tmp_path, matrix, shown):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_a_film_of_varying_rate_is_sampled_by_time(tmp_path, suffix):
+def test_a_video_of_varying_rate_is_sampled_by_time(tmp_path, suffix):
     pts = [*range(0, 1000, 33), *range(1000, 3000, 100)]  # 30 a second, then 10
     frames = greys([10 + ms // 20 for ms in pts])  # brighter by 50 a second
-    video = film_of(tmp_path / f"lamp{suffix}", frames, "libx264", pix_fmt="yuv444p", pts=pts)
+    video = encoded(tmp_path / f"lamp{suffix}", frames, "libx264", pix_fmt="yuv444p", pts=pts)
     for fps in (None, 10):
         folder = tmp_path / f"frames{fps}"
         noted = prepare.prepare(video, folder, 16, fps=fps)
@@ -215,15 +215,15 @@ def test_a_film_of_varying_rate_is_sampled_by_time(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("rate", [60, Fraction(30000, 1001), 12])
-def test_frames_are_at_the_rate_of_the_film(tmp_path, rate):
-    video = film_of(tmp_path / "lamp.mp4", greys(range(50, 130, 2)), "libx264", rate, "yuv444p")
+def test_frames_are_at_the_rate_of_the_video(tmp_path, rate):
+    video = encoded(tmp_path / "lamp.mp4", greys(range(50, 130, 2)), "libx264", rate, "yuv444p")
     noted = prepare.prepare(video, tmp_path / "frames", 16)
     assert noted["fps"] == data.record(tmp_path / "frames")["fps"] == pytest.approx(float(rate))
     assert noted["n_frames"] == 40 and (np.diff(levels(tmp_path / "frames")) > 0).all()
 
 
 def test_fps_takes_frames_at_another_rate(tmp_path):
-    video = film_of(tmp_path / "lamp.mp4", greys(range(50, 90)), "libx264", 60, "yuv444p")
+    video = encoded(tmp_path / "lamp.mp4", greys(range(50, 90)), "libx264", 60, "yuv444p")
     prepare.prepare(video, tmp_path / "all", 16)
     noted = prepare.prepare(video, tmp_path / "half", 16, fps=30.0)
     assert noted["fps"] == 30 and noted["n_frames"] == 20
@@ -237,45 +237,45 @@ def test_fps_takes_frames_at_another_rate(tmp_path):
 
 @pytest.mark.parametrize("size", [(64, 64), (1280, 720)])
 @pytest.mark.parametrize("matrix, full", [(None, False), ("ITU709", False), ("ITU601", False), ("ITU709", True)])
-def test_colours_are_as_the_film_says_and_as_television_does_where_it_says_nothing(tmp_path, size, matrix, full):
+def test_colours_are_as_the_video_says_and_as_television_does_where_it_says_nothing(tmp_path, size, matrix, full):
     picture = np.empty((size[1], size[0], 3), np.uint8)
     picture[:] = 200, 60, 30
     used = matrix or ("ITU709" if size[1] > 576 else "ITU601")
     frame = av.VideoFrame.from_ndarray(picture).reformat(
         format="yuv420p", dst_colorspace=used, dst_color_range="JPEG" if full else "MPEG")
     frame.colorspace = {None: 2, "ITU709": 1, "ITU601": 6}[matrix]
-    video = film_of(tmp_path / "lamp.mp4", [frame], "libx264", pix_fmt="yuv420p",
+    video = encoded(tmp_path / "lamp.mp4", [frame], "libx264", pix_fmt="yuv420p",
                     colorspace=frame.colorspace, color_range=2 if full else 1, options={"qp": "1"})
     prepare.prepare(video, tmp_path / "frames", 16)
     assert np.abs(read(tmp_path / "frames")[0].astype(int) - [200, 60, 30]).max() <= 4
 
 
-@pytest.mark.parametrize("transfer, white, grey", [(film.PQ, 0.58, 0.38), (film.HLG, 0.75, 0.38)])
+@pytest.mark.parametrize("transfer, white, grey", [(video_reader.PQ, 0.58, 0.38), (video_reader.HLG, 0.75, 0.38)])
 def test_hdr_becomes_bt709_by_tone_mapping(transfer, white, grey):
     # Report ITU-R BT.2408, table 1: these signals are a white page, 203 cd/m2, and a grey card, 26 cd/m2.
     signal = np.float32([0, grey, white, 1])[:, None, None].repeat(3, 2)
-    black, card, page, lamp = film.to_bt709(signal, transfer)[:, 0, 0].astype(int)
+    black, card, page, lamp = video_reader.to_bt709(signal, transfer)[:, 0, 0].astype(int)
     assert black <= 1 and lamp == 255
     assert card == pytest.approx(255 * (26 / 203) ** (1 / 2.4), abs=3)  # the dark half of the light is left as it is
     assert 220 < page < 240
-    ramp = film.to_bt709(np.linspace(0, 1, 256, dtype=np.float32)[:, None, None].repeat(3, 2), transfer)
+    ramp = video_reader.to_bt709(np.linspace(0, 1, 256, dtype=np.float32)[:, None, None].repeat(3, 2), transfer)
     assert (np.diff(ramp[:, 0, 0].astype(int)) >= 0).all()
     # BT.709's red in BT.2020 is a red with some green and blue; in BT.709 it is red alone again.
-    red = film.to_bt709(np.float32([[[0.9, 0, 0]]]), transfer)[0, 0]
+    red = video_reader.to_bt709(np.float32([[[0.9, 0, 0]]]), transfer)[0, 0]
     assert red[2] > 200 and max(red[:2]) == 0
 
 
-def test_an_hlg_film_is_brought_to_bt709(tmp_path):
+def test_an_hlg_video_is_brought_to_bt709(tmp_path):
     frames = [np.full((32, 32, 3), int(0.75 * 65535), np.uint16)]
     frame = av.VideoFrame.from_ndarray(frames[0], "rgb48le").reformat(format="yuv420p10le", dst_colorspace=9)
-    tags = dict(colorspace=9, color_range=1, color_trc=film.HLG, color_primaries=film.BT2020)
-    video = film_of(tmp_path / "phone.mkv", [frame] * 2, "ffv1", pix_fmt="yuv420p10le", **tags)
+    tags = dict(colorspace=9, color_range=1, color_trc=video_reader.HLG, color_primaries=video_reader.BT2020)
+    video = encoded(tmp_path / "phone.mkv", [frame] * 2, "ffv1", pix_fmt="yuv420p10le", **tags)
     prepare.prepare(video, tmp_path / "frames", 16)
     assert np.abs(levels(tmp_path / "frames") - 229).max() < 6
 
 
 def test_av1_is_read(tmp_path):
-    video = film_of(tmp_path / "lamp.mkv", greys(range(50, 150, 10)))
+    video = encoded(tmp_path / "lamp.mkv", greys(range(50, 150, 10)))
     # Not by PyAV's encoder, SVT-AV1: run as root, it gives this process real-time priority for good.
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", video, "-c:v", "libaom-av1", "-cpu-used", "8", "-pix_fmt",
                     "yuv420p", tmp_path / "lamp.mp4"], check=True, capture_output=True)
@@ -287,7 +287,7 @@ def test_av1_is_read(tmp_path):
 @pytest.mark.parametrize("name", [b"lamp\xe9.mkv", b"concat:a.mkv|b.mkv", b"-lamp.mkv", b"http:lamp.mkv",
                                   b"lamp [1]\n.mkv", b"%d lamp %s.mkv", b"l" * 251 + b".mkv", b"lamp"])
 def test_names_may_hold_anything(tmp_path, monkeypatch, name):
-    film_of(tmp_path / "film.mkv", greys([9, 200])).rename(tmp_path / os.fsdecode(name))
+    encoded(tmp_path / "lamp.mkv", greys([9, 200])).rename(tmp_path / os.fsdecode(name))
     monkeypatch.chdir(tmp_path)
     noted = prepare.prepare(os.fsdecode(name), "frames", 16)
     assert noted["n_frames"] == 2 and data.record("frames")["source"] == os.fsdecode(name)
@@ -296,7 +296,7 @@ def test_names_may_hold_anything(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile lamp.mkv\n",
                                   "#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nlamp.mkv\n#EXT-X-ENDLIST\n"])
 def test_what_only_names_other_files_is_no_video(tmp_path, monkeypatch, text):
-    monkeypatch.chdir(film_of(tmp_path / "lamp.mkv", greys([9, 200])).parent)
+    monkeypatch.chdir(encoded(tmp_path / "lamp.mkv", greys([9, 200])).parent)
     Path("list").write_text(text)
     with pytest.raises(UserError, match="list is not a video"):
         prepare.prepare("list", "frames", 16)
@@ -306,7 +306,7 @@ def test_what_only_names_other_files_is_no_video(tmp_path, monkeypatch, text):
 def test_behind_a_damaged_middle_reading_goes_on_and_tells_what_is_lost(tmp_path, suffix, codec):
     frames = [*np.random.default_rng(0).integers(0, 60, (150, 32, 32, 3), np.uint8)
               + np.arange(150, dtype=np.uint8)[:, None, None, None]]
-    video = film_of(tmp_path / f"lamp{suffix}", frames, codec, pix_fmt="yuv420p", gop_size=15,
+    video = encoded(tmp_path / f"lamp{suffix}", frames, codec, pix_fmt="yuv420p", gop_size=15,
                     options=dict(qp="20"))  # x264's rate control is not the same each time
     whole = prepare.prepare(video, tmp_path / "whole", 16)
     assert whole["n_frames"] == 150 and whole["lost"] == []
@@ -321,7 +321,7 @@ def test_behind_a_damaged_middle_reading_goes_on_and_tells_what_is_lost(tmp_path
     assert abs(levels(tmp_path / "frames")[-1] - levels(tmp_path / "whole")[-1]) < 3  # the end was reached
 
 
-def test_a_film_that_was_cut_off_says_how_much_is_missing(tmp_path):
+def test_a_video_that_was_cut_off_says_how_much_is_missing(tmp_path):
     video = video_of(tmp_path / "lamp.avi")
     video.write_bytes(video.read_bytes()[:video.stat().st_size // 2])
     noted = prepare.prepare(video, tmp_path / "frames", 16)

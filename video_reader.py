@@ -14,14 +14,14 @@ from data import fit, turned
 from files import UserError
 
 UNTAGGED, PQ, HLG, BT2020 = 2, 16, 18, 9  # of a frame's matrix, transfer and primaries (Rec. ITU-T H.273)
-WHITE, PEAK = 203.0, 1000.0  # cd/m2 of a white page and of the brightest light of an HDR film (Report ITU-R BT.2408)
+WHITE, PEAK = 203.0, 1000.0  # cd/m2 of a white page and of the brightest light of an HDR video (Report ITU-R BT.2408)
 TO_BT709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # BT.2407
 
 
-class Film:
+class VideoReader:
     """A video file, read through once for what it says of itself; UserError if it is none.
 
-    rate: frames a second; of a film whose rate varies the usual one. steady: whether they come at that rate throughout.
+    rate: frames a second; of one whose rate varies the usual one. steady: whether they come at that rate throughout.
     seconds: how long it lasts. size: width and height as shown, in square pixels; known once a frame was read.
     lost: as in `data.record`; known once all were read.
     """
@@ -82,7 +82,7 @@ class Film:
                     if not times:
                         self.look(frame, stream)
                     timed = not self.steady and frame.time is not None
-                    # A step of more than a minute is none of the film but of its clock.
+                    # A step of more than a minute is none of the video but of its clock.
                     now = min(max(now, frame.time - self.start), now + 60) if timed else len(times) / self.rate
                     times.append(now if frame.time is None else frame.time)
                     yield now, frame
