@@ -145,8 +145,8 @@ def numbered(run, kind):
 
 def number(file, kind="state"):
     """The number in the name of a file of a kind, 180 of weights.180.weights.h5; None where the name is another."""
-    match = re.fullmatch(rf"{kind}\.(\d+(?:\.\d+)?){re.escape(SUFFIX[kind])}", file.name)
-    return float(match[1]) if match else None
+    match = re.fullmatch(rf"{kind}\.(\d+){re.escape(SUFFIX[kind])}", file.name)
+    return int(match[1]) if match else None
 
 
 def newest(run, kind):

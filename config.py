@@ -1,6 +1,6 @@
 """The hyper-parameters of a run: what they are called, what they mean, what they may be.
 
-Each field is a key of the config.json beside a run's weights and, unless its preset decides on it, a flag of learn.py.
+Each field is a key of the config.json beside a run's weights and, unless it says flag=False, a flag of learn.py.
 The defaults are the recipe for two CPU cores; PRESETS["original"] holds the values of the original model.
 """
 
@@ -35,11 +35,11 @@ class Config:
                           group="sequences")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
                           low=8, high=1024)
-    every_nth: int = param(6, "frames of footage to one step of the model", group="sequences", low=1, high=10_000,
-                           measured=True)
-    seq_len: int = param(20, "steps of a sequence: the latents of all are rolled out in one training step",
+    every_nth: int = param(6, "frames of footage to a time step, one step of the model", group="sequences",
+                           low=1, high=10_000, measured=True)
+    seq_len: int = param(20, "time steps of which the latents are rolled out in one training step",
                          group="sequences", low=2, high=10_000)
-    clip_len: int = param(3, "steps of a clip: the consecutive ones of a sequence that are drawn and judged",
+    clip_len: int = param(3, "time steps of a clip: the consecutive ones of these that are drawn and judged",
                           group="sequences", low=2, high=10_000)
     batch_size: int = param(40, "clips drawn and judged in one training step", group="sequences", low=1, high=100_000)
     chains: int = param(256, "latent chains rolled out in one training step; at least batch_size", group="sequences",
@@ -61,8 +61,8 @@ class Config:
                            "discriminator makes 4x as many features of a frame", group="networks", low=1, high=1024)
     background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
                                    "fixed camera", group="networks")
-    noise: float = param(0.06, "scale of the noise, which is correlated over ten steps: over many it moves the latent "
-                               "as far as white noise of this standard deviation a step; 0: none",
+    noise: float = param(0.06, "scale of the noise on the latent, correlated over ten time steps: over many it moves "
+                               "the latent as far as white noise of this standard deviation a step; 0: none",
                          group="networks", low=0, high=1, flag=False)
     augment: bool = param(False, "shift each clip, real or drawn, by a random offset before it is judged: for short "
                                  "footage", group="networks", measured=True)
@@ -86,7 +86,7 @@ class Config:
                                  group="optimisation", low=0, high=1)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps; with --mode eval the length of the rollout, rounded to thousands, by "
+    steps: int = param(4000, "training steps; with --mode eval the time steps of the rollout, rounded to thousands, by "
                              "default 1000000",
                        group="optimisation", low=1, high=10**9)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: no limit", group="optimisation",

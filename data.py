@@ -1,7 +1,7 @@
-"""Frames on disk -> one uint8 array in a file -> batches of sequences.
+"""Frames on disk -> one uint8 array in a file -> batches of clips.
 
 A folder of images is read once, by all cores, into a cache beside it: a plain .npy file [N, H, W, 3]. Training
-takes its sequences from there, and holds no more of it in memory than one batch.
+takes its clips from there, and holds no more of it in memory than one batch.
 """
 
 import errno
@@ -142,7 +142,7 @@ def background(cache):
     """What a fixed camera shows where nothing moves, of up to a thousand frames spread over the cache.
 
     Returns (mean, mask): the mean frame [H, W, 3] in 0..1, and for each pixel how much it ever changes, [H, W, 1]: 1
-    from a standard deviation of MOVES over time on, 0 where it is constant, and the square in between.
+    from a standard deviation of MOVES over time on, and below it (deviation / MOVES)^2.
     """
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     frames = frames[::math.ceil(len(frames) / 1000)]
@@ -169,19 +169,19 @@ def displacements(cache, lags):
             for lag, there in zip(lags, map(small, lags), strict=True)}
 
 
-def suited(cache, seq_len):
+def suited(cache):
     """The hyper-parameters that depend on how fast frames of this footage decorrelate: ({name: value}, lag).
 
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
-    a step is about the same change, whatever the footage; at least 1, and few enough for sequences of `seq_len` steps
-    to begin in half of the footage. `lag`: the smallest one at which that share is INDEPENDENT, or the largest of all.
+    a step is about the same change, whatever the footage; at least 1, and at most a fortieth of the footage. `lag`: the
+    smallest one at which that share is INDEPENDENT, or the last of LAGS where none is.
     `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. Distances are those of `displacements`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
     shares = displacements(cache, [lag for lag in LAGS if lag <= n_frames // 2])
     every_nth = max(takewhile(lambda lag: shares[lag] <= STEP, shares), default=1)
     lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
-    return dict(every_nth=min(every_nth, max(1, n_frames // (2 * seq_len))), augment=n_frames < ARRANGEMENTS * lag), lag
+    return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=n_frames < ARRANGEMENTS * lag), lag
 
 
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
@@ -189,29 +189,27 @@ def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
     return max(1, (n_frames - every_nth * clip_len) // (batch_size * clip_len))
 
 
-def batches(cache, batch_size, seq_len, every_nth, seed, start=0, rows=None, clip_len=None):
-    """Sequences from the cache that `load` made, for ever, beginning with batch number `start`.
+def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
+    """Clips from the cache that `load` made, for ever, beginning with batch number `start`.
 
-    A sequence is `seq_len` frames, `every_nth` apart; with a `clip_len`, only so many of these, one after the other
-    from a random one on, are read. In each epoch of `batches_per_epoch` batches the places where sequences begin follow
-    a fresh permutation of all such places, drawn from (`seed`, epoch); where one permutation is not enough, more
-    follow. So batch number n is the same whatever `start` is. Of each batch only the sequences that `rows` lists are
-    read, all of them by default: several machines may share a batch.
+    A clip is `clip_len` frames, `every_nth` apart. In each epoch of `batches_per_epoch` batches the frames at which
+    clips begin follow a random permutation of all such frames, which (`seed`, epoch) determines; where one permutation
+    is not enough, more follow. So batch number n is the same whatever `start` is. Of each batch only the clips that
+    `rows` lists are read, all of them by default: several machines may share a batch.
 
     Yields:
-        uint8 [len(rows), clip_len or seq_len, H, W, 3], RGB.
+        uint8 [len(rows), clip_len, H, W, 3], RGB.
 
     Raises:
-        UserError: there are too few frames for one sequence (at once), or the cache was cut short (on the way).
+        UserError: there are too few frames for one clip (at once), or the cache was cut short (on the way).
     """
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     n_frames, shape, offset = len(frames), frames.shape, frames.offset
-    n_places = n_frames - every_nth * (seq_len - 1)
+    n_places = n_frames - every_nth * (clip_len - 1)
     if n_places < 1:
-        raise UserError(f"{cache} holds {n_frames} frames and a sequence takes {n_frames - n_places + 1}; "
-                        "add frames, or lower --every_nth or --seq_len")
-    length = clip_len or seq_len
-    per_epoch = batches_per_epoch(n_frames, batch_size, length, every_nth)
+        raise UserError(f"{cache} holds {n_frames} frames and a clip takes {n_frames - n_places + 1}; "
+                        "add frames, or lower --every_nth or --clip_len")
+    per_epoch = batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def endless():
@@ -221,9 +219,8 @@ def batches(cache, batch_size, seq_len, every_nth, seed, start=0, rows=None, cli
                 rng = np.random.default_rng([seed, epoch])
                 needed = math.ceil(per_epoch * batch_size / n_places)
                 order = np.concatenate([rng.permutation(n_places) for _ in range(needed)])
-                order += every_nth * rng.integers(seq_len - length + 1, size=len(order))
                 for i in range(first, per_epoch):
-                    batch = np.empty((len(rows), length, *shape[1:]), np.uint8)
+                    batch = np.empty((len(rows), clip_len, *shape[1:]), np.uint8)
                     for clip, place in zip(batch, order[i * batch_size + rows], strict=True):
                         for step, frame in enumerate(clip):
                             # Not through a map of the file: its pages would count as this process's memory.

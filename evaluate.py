@@ -93,7 +93,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
                         "or --overwrite to replace them")
     config, model = load(prefix)
     footage = np.load(cache, mmap_mode="r", allow_pickle=False)
-    _, lag = data.suited(cache, config.seq_len)
+    _, lag = data.suited(cache)
     references = [Reference(footage, config.every_nth, lag // 2, np.random.default_rng([seed, i]))
                   for i in range(SEEDS)]
     rollout = Rollout(model.transition, seed, max(SEEDS, round(steps / STRETCH)))

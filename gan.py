@@ -39,10 +39,10 @@ class GAN:
         self.run = self.backend.compile_steps(self.step)
         self.sample = compiled(self.rollout, self.average)
         rng = np.random.default_rng(config.seed)
-        z, h = self.video.transition.initial(rng.standard_normal((config.n_chains, config.latent_size), np.float32))
+        normal = rng.standard_normal((config.n_chains, config.latent_size), np.float32)
         g, d = (to_numpy(network.trainable_variables) for network in (self.video, self.discriminator))
         self.state = self.backend.place(dict(
-            step=np.int32(0), g=g, d=d, average=g, chains=(to_numpy(z), to_numpy(h)),
+            step=np.int32(0), g=g, d=d, average=g, chains=to_numpy(self.video.transition.initial(normal)),
             g_moments=[np.zeros_like(w) for w in g], d_moments=[np.zeros_like(w) for w in d]))
 
     def init_from_stats(self, mean, mask):
@@ -82,18 +82,19 @@ class GAN:
         shape = config.n_chains, config.seq_len, config.latent_size
         return dict(
             normals=random.normal(shape), start=random.integers((), config.seq_len - config.clip_len + 1),
-            shifts=random.integers((2, 2, config.batch_size), config.img_size // 4 + 1),  # real or drawn, down or right
+            shifts=random.integers((2, 2, config.batch_size), config.img_size // 4 + 1),  # real or drawn, in y or x
             fresh=random.normal((shape[0], shape[2])), reset=random.uniform((shape[0], 1)) < config.reset_probability,
             order=random.permutation(config.n_chains))
 
     def update(self, state, real, learning_rate, clock, numbers):
         """The step: gradients of generator and discriminator, both optimisers, the average, the chains' next states.
 
-        With --accumulate and on several devices the gradients of the parts of a batch are averaged.
+        With --accumulate and on several devices the gradients of the parts of a batch are averaged. Returns (next
+        state, METRICS and clock as one vector).
         """
         backend, parts = self.backend, self.config.accumulate
 
-        def gradients(i):
+        def part(i):
             """The gradients of both networks by part i of the batch, from one forward pass; metrics; last states."""
             def objectives(g, d):
                 terms, outputs, end = self.loss_terms(g, d, state, real, numbers, i)
@@ -102,7 +103,7 @@ class GAN:
 
             return backend.gradients(objectives, state["g"], state["d"])
 
-        gradients, (metrics, end) = gradients(0) if parts == 1 else backend.mean_of_parts(gradients, parts)
+        gradients, (metrics, end) = part(0) if parts == 1 else backend.mean_of_parts(part, parts)
         metrics = ops.concatenate([metrics, clock])
         (g_gradients, d_gradients), metrics = backend.mean_of_devices((gradients, metrics))
         step = state["step"] + 1
@@ -117,7 +118,8 @@ class GAN:
         """The terms of the losses, by name, of part i of a device's share of the batch and the weights g and d.
 
         All chains are rolled out, whatever the part: their normality is that of all. Other statistics of a batch, in
-        the distance penalty, the minibatch deviation and batch norm, are those of the part.
+        the distance penalty, the minibatch deviation and batch norm, are those of the part; under the gradient penalty
+        those of the PENALISED clips.
 
         Returns (terms, outputs, end): the outputs and the last states of the rollout, as `Transition.roll` gives them.
         """
@@ -188,8 +190,8 @@ class GAN:
 
     def rollout(self, normals):
         """Latents [N, T, Z] of new chains of the averaged weights with the normal numbers `normals` [N, T, Z]."""
-        transition = self.average.transition
-        return transition.roll(normals, transition.initial(normals[:, 0]))[0]
+        transition = self.average.transition  # the last step's noise comes after the last latent: chains begin with it
+        return transition.roll(normals, transition.initial(normals[:, -1]))[0]
 
     def samples(self, steps):
         """New chains of the averaged weights at some steps: latents [chains, S, Z] and frames [SAMPLES, S, H, W, 3]."""
@@ -245,7 +247,7 @@ def with_weights(network, weights):
 
 
 def shift(clips, offsets):
-    """Clips [B, T, H, W, 3], each moved down and right by its `offsets` [2, B], 0..H / 4, less H / 8; mirrored outside.
+    """Clips [B, T, H, W, 3], each moved down and right by H / 8 less its `offsets` [2, B], 0..H / 4; mirrored outside.
 
     It keeps the discriminator from memorising the places of pixels (Zhao et al. 2020,
     https://arxiv.org/abs/2006.10738).

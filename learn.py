@@ -60,11 +60,12 @@ def train(preset=None, resume=None, cache_dir=None, **values):
         raise UserError(f"the frames in {config.data_dir} are not those that {run} was trained on; bring those back, "
                         f"or train on others with --data_dir {quoted(config.data_dir)}")
     if not run:
-        measured, lag = data.suited(frames, config.seq_len)
+        measured, lag = data.suited(frames)
         config = dataclasses.replace(config, **(measured | given))
-        say(f"{config.data_dir}: frames are independent after {lag} frames; {config.every_nth} to a step, "
-            f"{'with' if config.augment else 'without'} augmentation")
+        say(f"{config.data_dir}: frames are independent after {lag}{' or more' * (lag == data.LAGS[-1])} frames; "
+            f"{config.every_nth} to a time step, {'with' if config.augment else 'without'} augmentation")
     config = dataclasses.replace(config, footage=footage, fps=fps)
+    # Of the rollout some 16 arrays of latents, of drawing the largest array of features.
     check_memory(config.n_chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
                  * config.clip_len * config.img_size**2 * config.width, LESS["train"])
     with quiet_imports():

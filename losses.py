@@ -28,8 +28,8 @@ def thumbnails(clips):
     Smaller frames stay as they are.
     """
     batch, time, height, width, _ = clips.shape
-    fields = max(1, height // FIELDS), max(1, width // FIELDS)
-    small = ops.average_pool(ops.reshape(clips, (-1, height, width, 3)), fields, fields)
+    size = max(1, height // FIELDS), max(1, width // FIELDS)
+    small = ops.average_pool(ops.reshape(clips, (-1, height, width, 3)), size, size)
     return ops.reshape(small, (batch, time, -1))
 
 
@@ -39,14 +39,15 @@ def distance_penalty(fake, real):
     Of each kind of `distances`, the Wasserstein distance of the drawn and the real ones, which is the mean difference
     of the sorted numbers, in units of the mean real distance; summed.
     """
-    return sum(ops.mean(ops.abs(ops.sort(drawn) - ops.sort(true))) / (ops.mean(true) + 1e-4)
-               for drawn, true in zip(distances(fake), distances(real), strict=True))
+    return sum(ops.mean(ops.abs(ops.sort(ours) - ops.sort(theirs))) / (ops.mean(theirs) + 1e-4)
+               for ours, theirs in zip(distances(fake), distances(real), strict=True))
 
 
 def distances(x):
     """Root mean square differences of thumbnails x [B, T, F], as vectors.
 
-    From the step before [B (T - 1)], from the next clip [B T], and from the step before field by field.
+    From the step before [B (T - 1)], from the next clip [B T], and, field by field, from the step before
+    [B (T - 1) F / 3].
     """
     change = x[:, 1:] - x[:, :-1]
     for difference in change, x - ops.roll(x, 1, axis=0), ops.reshape(change, (-1, 3)):

@@ -6,8 +6,8 @@
 
 The state is a pair (z, m): the latent z [B, Z], which the generator draws, and the transition's memory m [B, H + Z].
 Each z is standardised to mean 0 and standard deviation 1 over its own Z numbers, so it lies on a sphere of radius
-sqrt(Z), near which nearly all of N(0, I) lies. No statistic is taken across a batch, so a chain runs the same alone and
-among others.
+sqrt(Z), near which nearly all of N(0, I) lies. No statistic of latents is taken across a batch, so a chain runs the
+same alone and among others.
 """
 
 import math
@@ -218,9 +218,9 @@ class Discriminator(keras.Model):
     """Clips [B, T, img_size, img_size, 3] in 0..1 -> logits [B, L], high for real.
 
     Convolutions encode each frame, a GRU reads the features in time. `original`: one logit a step, L = T. `modern`:
-    each frame is concatenated with its difference to the one before, and its features with the minibatch standard
-    deviation. There is a logit of each step's features, and from the second step on one of the GRU, which has read all
-    steps so far: L = 2 T - 1.
+    each frame is concatenated with its difference to the one before, 0 for the first, and its features with the
+    minibatch standard deviation. There is a logit of each step's features, and from the second step on one of the GRU,
+    which has read all steps so far: L = 2 T - 1.
     """
 
     def __init__(self, config):
@@ -228,14 +228,14 @@ class Discriminator(keras.Model):
         self.modern, features = config.arch == "modern", 4 * config.width
         frame = layers.Input((config.img_size, config.img_size, 6 if self.modern else 3))
         with precision_of(config):
-            convolutions = [layer for i, channels in enumerate(channels(config))
-                            for layer in downsample(channels, batch_norm=i > 0 and not self.modern)]
+            convolutions = [layer for i, n in enumerate(channels(config))
+                            for layer in downsample(n, batch_norm=i > 0 and not self.modern)]
             convolutions += [layers.Conv2D(features, 4, kernel_initializer="he_normal"), layers.LeakyReLU(0.2)]
         self.backbone = keras.Sequential([frame, *convolutions, layers.Flatten()], name="backbone")
         # Not by cuDNN, whose GRU has no second derivative for the gradient penalty.
         self.gru = layers.GRU(config.rnn_units, return_sequences=True, unroll=config.clip_len <= UNROLL,
                               use_cudnn=False, name="gru")
-        use_bias = config.loss == "standard"  # in a difference of two logits it cancels
+        use_bias = config.loss != "relativistic"  # in a difference of two logits it cancels
         self.clip_head = layers.Dense(1, use_bias=use_bias, name="clip_head")
         features += self.modern
         self.gru.build((None, None, features))

@@ -54,8 +54,8 @@ def train(config, frames, run=None, backend=None):
     `backend` is what `make_backend` gives. Where several machines share a run, each calls this; the first alone writes,
     and shows the progress.
 
-    Returns (run, signal): the run's folder, None on other machines than the first; and the number of the signal that
-    ended it early, or None.
+    Returns (run, signal): the run's folder, on other machines than the first `run` as given; and the number of the
+    signal that ended it early, or None.
 
     Raises:
         UserError: there are too few frames for a sequence, nothing to resume from, the training diverged, or another
@@ -79,8 +79,8 @@ def train(config, frames, run=None, backend=None):
             started -= seconds
         else:
             gan.init_from_stats(*data.background(frames))
-        batches = data.batches(frames, config.batch_size, config.seq_len, config.every_nth, config.seed, step,
-                               gan.rows(), config.clip_len)
+        batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed, step,
+                               gan.rows())
         backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")
         received = held.enter_context(noted())
         if chief:

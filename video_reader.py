@@ -40,8 +40,9 @@ class VideoReader:
             self.rate, self.steady = rhythm(times, stream)
             self.start = min(times, default=None)  # None: frames carry no times
             self.seconds = np.ptp(times) + 1 / self.rate if times else n_packets / self.rate
-            # More than was there is in a header, where it counts no smaller steps than frames, or tells of a greater
-            # length by more than a rounding, or in a file half of which was not reached.
+            # Frames that were announced and not found: the header counts more of them than there are packets, unless
+            # it counts fields or ticks, or gives a length over 5% longer, or over half of the file lies behind the last
+            # packet.
             steps = float(stream.average_rate or self.rate) / self.rate
             told = stream.frames / (steps if abs(steps - 1) > 0.1 else 1) if self.steady else 0
             length = ((container.start_time or 0) + (container.duration or 0)) / av.time_base

@@ -186,8 +186,7 @@ def measure_overhead():
         cache = np.lib.format.open_memmap(folder / "frames.npy", "w+", np.uint8, (n_frames, 64, 64, 3))
         cache[:] = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)[np.arange(n_frames) % 100]
         cache.flush()
-        batches = data.batches(folder / "frames.npy", config.batch_size, config.seq_len, config.every_nth, 0,
-                               clip_len=config.clip_len)
+        batches = data.batches(folder / "frames.npy", config.batch_size, config.clip_len, config.every_nth, 0)
         gan, metrics, steps = GAN(config), np.zeros(len(METRICS)), itertools.count()
 
         def scalars():
@@ -195,7 +194,7 @@ def measure_overhead():
                 log.add_scalar(name, 0.0, 1)
 
         with train.SummaryWriter(folder) as log, train.progress_bar(0.0, True) as bar:
-            state = cost(lambda: train.save_state(gan, folder, next(steps), 0.0), 3)
+            state = cost(lambda: train.save(gan, folder, next(steps), 0.0, weights=False), 3)
             weights = cost(lambda: gan.save_weights(folder / f"weights.{next(steps)}"), 3)
             every = {1: cost(lambda: train.show(bar, 0.0, 1, metrics), 50),
                      train.LOG_EVERY: cost(scalars, 20),

@@ -51,7 +51,7 @@ def footage(tmp_path):
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, small):
-    """The folder logs/20220104-213105 of a run: small untrained weights, with contrast, of epochs 9.5 and 10."""
+    """The folder logs/20220104-213105 of a run: small untrained weights, with contrast, of steps 9 and 10."""
     import keras
 
     import checkpoints
@@ -67,8 +67,8 @@ def run(tmp_path_factory, small):
     run = tmp_path_factory.mktemp("played") / "logs" / "20220104-213105"
     run.mkdir(parents=True)
     config.save(run / "config.json")
-    for epoch in "9.5", "10":
-        checkpoints.save_weights(model, run / f"weights.{epoch}")
+    for step in 9, 10:
+        checkpoints.save_weights(model, run / f"weights.{step}")
     checkpoints.save_state(dict(step=1), run, 1)
     return run
 

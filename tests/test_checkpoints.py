@@ -22,10 +22,10 @@ def copy(run, tmp_path):
 def test_weights_are_found_by_prefix_by_file_by_run_and_by_default(run, tmp_path):
     logs, newest = run.parent, run / "weights.10"
     assert checkpoints.find_weights(newest, logs) == newest
-    assert checkpoints.find_weights(run, logs) == newest, "10 comes after 9.5"
+    assert checkpoints.find_weights(run, logs) == newest, "10 comes after 9"
     assert checkpoints.find_weights(None, logs) == newest
-    assert checkpoints.find_weights(run / "weights.9.5") == run / "weights.9.5"
-    assert checkpoints.find_weights(run / "weights.9.5.weights.h5") == run / "weights.9.5"
+    assert checkpoints.find_weights(run / "weights.9") == run / "weights.9"
+    assert checkpoints.find_weights(run / "weights.9.weights.h5") == run / "weights.9"
     with pytest.raises(UserError, match=str(newest)):
         checkpoints.find_weights("logs/none/weights.3", logs)
     for missing in run / "weights.11", run / "weights.1", tmp_path:

@@ -439,23 +439,23 @@ def test_displacement_is_how_far_frames_get_over_a_lag(tmp_path):
 
 
 def test_footage_says_how_many_frames_make_a_step_and_whether_it_is_augmented(tmp_path):
-    film, cache = discs(8000, 16), tmp_path / "cache.npy"
+    footage, cache = discs(8000, 16), tmp_path / "cache.npy"
 
-    def suited(frames, seq_len=20):
+    def suited(frames):
         np.save(cache, frames)
-        return data.suited(cache, seq_len)
+        return data.suited(cache)
 
-    measured, lag = suited(film)
+    measured, lag = suited(footage)
     assert not measured["augment"]
-    slower, later = suited(film.repeat(4, axis=0))
+    slower, later = suited(footage.repeat(4, axis=0))
     assert 4 * measured["every_nth"] <= slower["every_nth"] < 4 * (measured["every_nth"] + 1)
     assert later == pytest.approx(4 * lag, rel=0.2)
-    assert suited(film[::8])[0]["every_nth"] == 1
-    periodic = np.tile(np.concatenate([film[:99], film[98::-1]]), (20, 1, 1, 1))
+    assert suited(footage[::8])[0]["every_nth"] == 1
+    periodic = np.tile(np.concatenate([footage[:99], footage[98::-1]]), (20, 1, 1, 1))
     assert suited(periodic)[0]["every_nth"] <= measured["every_nth"], "though after 198 frames they are the same again"
-    assert suited(film[:50 * lag])[0] == dict(every_nth=measured["every_nth"], augment=True)
-    assert suited(film[:50 * lag], seq_len=10_000)[0]["every_nth"] == 1
-    for still in np.zeros((300, 16, 16, 3), np.uint8), film[:1], film[:2]:
+    assert suited(footage[:50 * lag])[0] == dict(every_nth=measured["every_nth"], augment=True)
+    assert suited(slow := footage.repeat(40, axis=0)[:800])[0]["every_nth"] == len(slow) // 40
+    for still in np.zeros((300, 16, 16, 3), np.uint8), footage[:1], footage[:2]:
         assert suited(still)[0]["every_nth"] >= 1
 
 
@@ -491,9 +491,9 @@ def test_fewer_places_than_a_batch_are_used_equally(tmp_path):
     assert list(places) == [0, 1, 2] and sorted(uses) == [2, 3, 3]
 
 
-def test_too_few_frames_for_one_sequence_are_refused_at_once(tmp_path):
+def test_too_few_frames_for_one_clip_are_refused_at_once(tmp_path):
     cache = cache_of(tmp_path, 24)
-    with pytest.raises(UserError, match=r"holds 24 frames and a sequence takes 25"):
+    with pytest.raises(UserError, match=r"holds 24 frames and a clip takes 25"):
         data.batches(cache, 1, 5, 6, seed=0)
     assert take(1, cache_of(tmp_path, 25), 2, 5, 6, seed=0)[0].shape[0] == 2
 
@@ -541,27 +541,17 @@ print(peak() - before)
 
 
 def test_background_is_the_mean_frame_and_where_pixels_change(tmp_path):
-    film = np.full((60, 8, 8, 3), 100, np.uint8)
-    film[::2, 4:] = 140
-    film[::2, 3, :, 0] = 101  # noise of a camera
-    np.save(tmp_path / "film.npy", film)
-    mean, mask = data.background(tmp_path / "film.npy")
-    np.testing.assert_allclose(mean, film.mean(0) / 255, atol=1e-6)
+    footage = np.full((60, 8, 8, 3), 100, np.uint8)
+    footage[::2, 4:] = 140
+    footage[::2, 3, :, 0] = 101  # noise of a camera
+    np.save(tmp_path / "footage.npy", footage)
+    mean, mask = data.background(tmp_path / "footage.npy")
+    np.testing.assert_allclose(mean, footage.mean(0) / 255, atol=1e-6)
     assert mask.shape == (8, 8, 1)
     assert (mask[4:] == 1).all()
     assert (mask[:3] == 0).all()
     assert (mask[3] > 0).all()
     assert (mask[3] < 0.02).all()
-
-
-def test_a_clip_of_a_sequence_is_read_from_a_random_step_on(tmp_path):
-    np.save(tmp_path / "film.npy", np.arange(200, dtype=np.uint8)[:, None, None, None].repeat(3, -1))
-    batch = next(data.batches(tmp_path / "film.npy", 150, 20, 2, 0, clip_len=3))
-    firsts = batch[:, 0, 0, 0, 0].astype(int)
-    np.testing.assert_array_equal(np.diff(batch[..., 0, 0, 0].astype(int)), 2)
-    assert batch.shape == (150, 3, 1, 1, 3)
-    assert firsts.min() < 20
-    assert firsts.max() > 175, "also the last frames are seen"
 
 
 def test_a_png_with_a_damaged_chunk_is_told_in_silence(tmp_path, capfd):

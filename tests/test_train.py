@@ -179,7 +179,7 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
 
 @pytest.mark.parametrize("extra, complaint", [
     (["--resume=."], ". holds no training state to resume from"),
-    (["--every_nth=30"], "40 frames and a sequence takes 91"),
+    (["--every_nth=30"], "40 frames and a clip takes 61"),
     (["--data_dir=image.png"], "image.png")])
 def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, extra, complaint):
     (footage / "image.png").write_bytes(b"")
@@ -217,5 +217,5 @@ def test_a_run_on_jax_resumes_and_plays_on_tensorflow(footage, flags, trained):
     assert step_of(run) == 23
     done = learn(footage, "--mode=video", f"--weights={run / 'weights.20'}", "--duration=0.1", "--out=out.png")
     assert done.returncode == 0, done.stderr
-    with Image.open(footage / "out.png") as film:
-        assert film.n_frames == 3
+    with Image.open(footage / "out.png") as video:
+        assert video.n_frames == 3
