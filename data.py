@@ -151,7 +151,7 @@ def background(cache):
     return mean, np.minimum(deviation.max(-1, keepdims=True) / MOVES, 1) ** 2
 
 
-def displacements(cache, lags):
+def lag_distances(cache, lags):
     """How far apart frames are over some lags, in frames, as shares of the distance of frames of independent times.
 
     Root mean square distances of 8x8 thumbnails at up to four thousand places in the cache: {lag: share}.
@@ -175,10 +175,10 @@ def suited(cache):
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
     a step is about the same change, whatever the footage; at least 1, and at most a fortieth of the footage. `lag`: the
     smallest one at which that share is INDEPENDENT, or the last of LAGS where none is.
-    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. Distances are those of `displacements`.
+    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. Distances are those of `lag_distances`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
-    shares = displacements(cache, [lag for lag in LAGS if lag <= n_frames // 2])
+    shares = lag_distances(cache, [lag for lag in LAGS if lag <= n_frames // 2])
     every_nth = max(takewhile(lambda lag: shares[lag] <= STEP, shares), default=1)
     lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
     return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=n_frames < ARRANGEMENTS * lag), lag

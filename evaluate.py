@@ -27,10 +27,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 CLIPS = 2048  # in a sample; fewer where the footage is short
-SEEDS = 3  # samples taken of everything, for the spread
+SAMPLES = 3  # samples taken of everything, for the spread
 VIDEOS = 64  # rolled side by side
 STRETCH = 1000  # steps rolled at once
-SAMPLED = 4  # stretches in a sample
+PER_SAMPLE = 4  # stretches in a sample
 PARTS = 100  # parts of the long rollout whose latents are described one by one
 THIN = 10  # steps: moments are taken of every tenth latent, as neighbours are nearly equal
 FAR = 50  # steps after which frames of the footage count as of another time
@@ -78,7 +78,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
             <prefix>.clips.png and <prefix>.endurance.png.
         cache: path of the frames, as `data.load` returns it.
         seed: of videos, frames, patches and projections.
-        steps: of the long rollout, rounded to whole thousands, at least SEEDS of them.
+        steps: of the long rollout, rounded to whole thousands, at least SAMPLES of them.
         overwrite: replace an entry of more steps.
 
     Returns the entry: what was compared, and "figures", a list of dicts as `figure` makes them.
@@ -95,12 +95,12 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     footage = np.load(cache, mmap_mode="r", allow_pickle=False)
     _, lag = data.suited(cache)
     references = [Reference(footage, config.every_nth, lag // 2, np.random.default_rng([seed, i]))
-                  for i in range(SEEDS)]
-    rollout = Rollout(model.transition, seed, max(SEEDS, round(steps / STRETCH)))
+                  for i in range(SAMPLES)]
+    rollout = Rollout(model.transition, seed, max(SAMPLES, round(steps / STRETCH)))
     decode = decoder(model.generator, config.img_size)
     figures = frame_figures(references, rollout, decode, seed) + latent_figures(rollout)
     entry = dict(frames=len(footage), every_nth=config.every_nth, clips=references[0].clips, videos=VIDEOS,
-                 steps=rollout.stretches * STRETCH, seeds=SEEDS, seed=seed, figures=figures)
+                 steps=rollout.stretches * STRETCH, samples=SAMPLES, seed=seed, figures=figures)
     with replacing(prefix.with_name("eval.json")) as part:
         part.write_text(json.dumps(known | {prefix.name: entry}, indent=2) + "\n")
     plot_clips(prefix.with_name(f"{prefix.name}.clips.png"), footage, config.every_nth, rollout, decode)
@@ -168,8 +168,8 @@ def with_worst(figures):
 class Rollout:
     """A long rollout of the latents of many videos, and what is kept of it.
 
-    early, late: lists of SEEDS arrays [SAMPLED * VIDEOS, STRETCH, Z]: the first latents of so many videos, and the last
-        of VIDEOS videos; fewer of a short rollout.
+    early, late: lists of SAMPLES arrays [PER_SAMPLE * VIDEOS, STRETCH, Z]: the first latents of so many videos, and the
+        last of VIDEOS videos; fewer of a short rollout.
     all, first: moments [parts, 5, Z] of the latents of all videos and of the first, in the order of MOMENTS.
     distances: mean and least distance of the latents of two videos [parts, 2].
     autocorrelation: [videos, lags], of the last steps.
@@ -183,7 +183,7 @@ class Rollout:
         self.roll, self.initial = compiled(roll, transition), transition.initial
         self.size, self.stretches = transition.state_size[0], stretches
         ends = set(np.linspace(0, stretches, min(PARTS, stretches) + 1).astype(int)[1:])
-        late, last = deque(maxlen=SEEDS * SAMPLED), deque(maxlen=CYCLES["steps"] // STRETCH)
+        late, last = deque(maxlen=SAMPLES * PER_SAMPLE), deque(maxlen=CYCLES["steps"] // STRETCH)
         all_moments, first_moments, distances, part = [], [], [], []
         for i, latents in enumerate(tqdm(self.latents([seed, 0, 3], stretches), desc="rolling", total=stretches,
                                          unit_scale=STRETCH, unit=" steps"), start=1):
@@ -196,9 +196,9 @@ class Rollout:
                 first_moments.append(metrics.moments(every[0]))
                 distances.append(metrics.pairwise_distances(latents[:, -1]))
                 part = []
-        new = (next(self.latents([seed, i, 2], 1)) for i in range(SEEDS * SAMPLED))
-        self.early = [np.concatenate(list(islice(new, SAMPLED))) for _ in range(SEEDS)]
-        self.late = [np.concatenate(list(late)[i::SEEDS]) for i in range(SEEDS)]
+        new = (next(self.latents([seed, i, 2], 1)) for i in range(SAMPLES * PER_SAMPLE))
+        self.early = [np.concatenate(list(islice(new, PER_SAMPLE))) for _ in range(SAMPLES)]
+        self.late = [np.concatenate(list(late)[i::SAMPLES]) for i in range(SAMPLES)]
         self.all, self.first, self.distances = np.stack(all_moments), np.stack(first_moments), np.stack(distances)
         longest = min(CYCLES["longest"], len(last) * STRETCH // 2)
         self.autocorrelation = np.stack([metrics.autocorrelation(video, longest)
@@ -319,7 +319,7 @@ def table(entry):
                      f"{figure['real']:>7}   {limits(figure):12}"
                      f"{'' if is_good(figure) else '  <- not good'}".rstrip())
     names = {figure["name"] for figure in entry["figures"]}
-    lines += ["", f"spread: standard deviation over {entry['seeds']} samples; floor: the distance between two halves "
+    lines += ["", f"spread: standard deviation over {entry['samples']} samples; floor: the distance between two halves "
                   "of the footage"]
     lines += [f"{name}: {meaning}" for name, (*_, meaning) in FIGURES.items() if name in names]
     return "\n".join(lines)

@@ -36,8 +36,8 @@ class GAN:
         random.seed(config.seed)  # of Keras's initialisers
         self.video, self.discriminator = VideoModel(config), Discriminator(config)
         self.average = VideoModel(config.at_play())  # what is saved for playing
-        self.run = self.backend.compile_steps(self.step)
-        self.sample = compiled(self.rollout, self.average)
+        self.compiled_steps = self.backend.compile_steps(self.step)
+        self.compiled_rollout = compiled(self.rollout, self.average)
         rng = np.random.default_rng(config.seed)
         normal = rng.standard_normal((config.n_chains, config.latent_size), np.float32)
         g, d = (to_numpy(network.trainable_variables) for network in (self.video, self.discriminator))
@@ -66,7 +66,7 @@ class GAN:
             FloatingPointError: a loss or a gradient is not finite.
         """
         clocks = np.broadcast_to(np.float32(clock), (len(batches), len(clock)))
-        self.state, rows = self.run(self.state, batches, np.float32(learning_rates), clocks)
+        self.state, rows = self.compiled_steps(self.state, batches, np.float32(learning_rates), clocks)
         metrics, clocks = np.split(rows, [len(METRICS)], axis=1)
         for step, name in np.argwhere(~np.isfinite(metrics)):
             raise FloatingPointError(f"{METRICS[name]} became {metrics[step, name]}")
@@ -199,7 +199,7 @@ class GAN:
         normals = np.random.default_rng(config.seed).standard_normal(
             (config.n_chains, config.seq_len, config.latent_size), np.float32)
         self.set_average()
-        latents = to_numpy(self.sample(normals))[:, steps]
+        latents = to_numpy(self.compiled_rollout(normals))[:, steps]
         frames = self.average.generator(latents[:SAMPLES].reshape(-1, config.latent_size))
         return latents, to_numpy(frames).reshape(-1, len(steps), config.img_size, config.img_size, 3)
 
@@ -215,7 +215,7 @@ class GAN:
         """
         batches, latents = REFRESH
         shape = latents, batches * self.config.seq_len, self.config.latent_size
-        z = self.sample(np.random.default_rng(self.config.seed).standard_normal(shape, np.float32))
+        z = self.compiled_rollout(np.random.default_rng(self.config.seed).standard_normal(shape, np.float32))
         for batch in range(batches):
             self.average.generator(z[:, batch * self.config.seq_len], training=True)
 

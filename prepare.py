@@ -56,8 +56,8 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
     except OSError as error:
         raise UserError(f"{video} cannot be read: {error.strerror}") from None
     reader = VideoReader(video)
-    shots = reader.shots()
-    first = next(shots, None)
+    timed = reader.timed_frames()
+    first = next(timed, None)
     if first is None:
         raise UserError(f"{video} is not a video that ffmpeg can read, or holds no whole frame; convert it to MP4")
     width, height = reader.size
@@ -67,7 +67,7 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
                         "give x,y,width,height inside them")
     crop = square(width, height, crop)
     rate = fps or reader.rate
-    frames = sample(itertools.chain([first], shots), rate, 1 / reader.rate)
+    frames = sample(itertools.chain([first], timed), rate, 1 / reader.rate)
     return write((reader.picture(frame, crop, img_size) for frame in frames), data_dir, overwrite,
                  origin=dict(kind="video", sha256=digest, crop=list(crop), img_size=img_size, fps=fps),
                  source=Path(video).name, fps=rate, expected=round(reader.seconds * rate), lost=reader.lost)

@@ -37,7 +37,7 @@ class VideoReader:
                 if packet.stream == stream and packet.size:
                     n_packets += 1
                     times += [time] * (time is not None and not packet.is_discard)
-            self.rate, self.steady = rhythm(times, stream)
+            self.rate, self.steady = frame_rate(times, stream)
             self.start = min(times, default=None)  # None: frames carry no times
             self.seconds = np.ptp(times) + 1 / self.rate if times else n_packets / self.rate
             # Frames that were announced and not found: the header counts more of them than there are packets, unless
@@ -67,7 +67,7 @@ class VideoReader:
             reason = getattr(error, "strerror", None) or "it is damaged, or of a kind without pictures"
             raise UserError(f"{self.path} is not a video that ffmpeg can read ({reason}); name one") from None
 
-    def shots(self):
+    def timed_frames(self):
         """Yield (seconds since the first, frame) for every whole frame, in the order in which they are shown."""
         times, damaged, now = [], Counter(), 0.0  # damaged: by how many whole frames came before
         with self.opened() as (container, stream):
@@ -81,7 +81,7 @@ class VideoReader:
                         damaged[len(times)] += 1
                         continue
                     if not times:
-                        self.look(frame, stream)
+                        self.note_orientation(frame, stream)
                     timed = not self.steady and frame.time is not None
                     # A step of more than a minute is none of the video but of its clock.
                     now = min(max(now, frame.time - self.start), now + 60) if timed else len(times) / self.rate
@@ -95,7 +95,7 @@ class VideoReader:
                       for n, lost in damaged.items() if times and lost > 0]
         self.lost += [[None, self.missing]] * (self.missing > 0)
 
-    def look(self, frame, stream):
+    def note_orientation(self, frame, stream):
         """Note how pictures are shown that are like this frame."""
         try:
             turn = frame.side_data.get("DISPLAYMATRIX")
@@ -136,7 +136,7 @@ def packets(container, *streams):
             pass
 
 
-def rhythm(times, stream):
+def frame_rate(times, stream):
     """Frames a second, and whether they come at that rate throughout but for a hundredth, given their times."""
     told = min(float(stream.guessed_rate or stream.average_rate or 25), 1000.0)
     steps = np.diff(np.sort(times))
@@ -149,10 +149,10 @@ def rhythm(times, stream):
     return told if abs(told / rate - 1) < 0.02 else rate, np.mean(even) >= 0.99
 
 
-def sample(shots, rate, duration):
-    """Of `shots`, (seconds, frame), the frames shown `rate` times a second; the last one is shown for `duration`."""
+def sample(timed, rate, duration):
+    """Of `timed` frames, (seconds, frame), those shown `rate` times a second; the last one is shown for `duration`."""
     shown, now, n = None, 0.0, 0
-    for now, frame in shots:
+    for now, frame in timed:
         while shown is not None and (n + 0.499) / rate < now:
             yield shown
             n += 1

@@ -433,7 +433,7 @@ def test_displacement_is_how_far_frames_get_over_a_lag(tmp_path):
     turning[:, :8], turning[:, 8:] = (np.uint8(np.round(128 + 100 * wave))[:, None, None, None]
                                       for wave in (np.cos(angle), np.sin(angle)))
     np.save(tmp_path / "turning.npy", turning)
-    shares = data.displacements(tmp_path / "turning.npy", [3, 15, 30])
+    shares = data.lag_distances(tmp_path / "turning.npy", [3, 15, 30])
     for lag, share in shares.items():  # a chord, by that of independent places
         assert share == pytest.approx(np.sqrt(2) * np.sin(np.pi * lag / 60), abs=0.01)
 

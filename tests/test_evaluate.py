@@ -188,7 +188,7 @@ def narrowing(z, age, normal):
     (narrowing, {"latent_deviation"}),
 ])
 def test_planted_latents_are_flagged(step, names, monkeypatch):
-    monkeypatch.setattr(evaluate, "SAMPLED", 1)
+    monkeypatch.setattr(evaluate, "PER_SAMPLE", 1)
     found = {figure["name"] for figure in latent_figures(Rollout(Planted(step), 0, 20)) if not is_good(figure)}
     assert found >= names if names else not found
 
