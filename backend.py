@@ -3,6 +3,8 @@
 Everything else is keras.ops. `make_backend` gives the one that Keras runs on (environment variable KERAS_BACKEND).
 """
 
+import os
+import zlib
 from typing import NamedTuple
 
 import keras
@@ -62,8 +64,9 @@ class TensorFlow:
 
         import devices
 
-        self.tf, self.devices, self.strategy = tf, devices, devices.make_strategy(distribute)
-        self.replicas = devices.local_replicas(self.strategy)  # numbers of this machine's devices
+        self.tf, self.strategy = tf, devices.make_strategy(distribute)
+        mine = self.strategy.experimental_distribute_values_from_function(lambda here: here.replica_id_in_sync_group)
+        self.replicas = [int(i) for i in self.strategy.experimental_local_results(mine)]  # this machine's devices
         self.count = self.strategy.num_replicas_in_sync
         self.gone = devices.GONE
 
@@ -108,7 +111,11 @@ class TensorFlow:
 
     def describe(self):
         """What a run computes on, in words."""
-        return self.devices.describe(self.strategy)
+        config = self.tf.config
+        gpus = [config.experimental.get_device_details(gpu).get("device_name", "a GPU")
+                for gpu in config.list_physical_devices("GPU")]
+        here = " and ".join(gpus) or f"{os.cpu_count()} CPU cores"
+        return here if self.count == 1 else f"{self.count} devices, here on {here}"
 
     def agree(self, plan):
         """See that all machines of a run are about to do the same, by a text that says what.
@@ -116,7 +123,12 @@ class TensorFlow:
         Raises:
             UserError: they are not.
         """
-        self.devices.agree(self.strategy, plan)
+        number = self.tf.constant([zlib.crc32(plan.encode())], self.tf.int64)
+        numbers = self.strategy.run(
+            lambda: self.tf.distribute.get_replica_context().all_gather(self.tf.identity(number), axis=0))
+        if len(set(self.local(numbers))) > 1:
+            raise UserError("the machines of this run were not started alike; give each the same flags, and to resume "
+                            "the same folder")
 
     def place(self, tree):
         """A nested structure of arrays as each device holds it."""

@@ -23,13 +23,8 @@ BROKEN = OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
 
 def save_weights(model, prefix):
     """Write the weights of a Keras model to the file of `prefix`, whole or not at all."""
-    with replacing(weights_file(prefix)) as part:
-        written = part.with_name(part.name + SUFFIX["weights"])  # Keras insists on this ending
-        try:
-            model.save_weights(written)
-            written.rename(part)
-        finally:
-            written.unlink(missing_ok=True)
+    with replacing(weights_file(prefix), SUFFIX["weights"]) as part:  # Keras insists on this ending
+        model.save_weights(part)
 
 
 def load_weights(model, prefix):
@@ -39,7 +34,7 @@ def load_weights(model, prefix):
         UserError: the file is missing or damaged, or holds weights of other networks.
     """
     file = weights_file(prefix)
-    if not exists(prefix):
+    if not os.path.isfile(file):
         raise UserError(f"there are no weights {file}; name others with --weights")
     try:
         with warnings.catch_warnings(action="ignore"):  # of what the error then says
@@ -129,18 +124,9 @@ def sweep(run):
 
 
 def numbered(run, kind):
-    """The files of a kind, "weights" or "state", in the folder `run`, in the order of their numbers.
-
-    Raises:
-        UserError: the folder cannot be read.
-    """
-    try:
-        names = os.listdir(run)
-    except OSError as error:
-        raise UserError(f"{run} cannot be read: {error.strerror}") from None
-    files = (Path(run, name) for name in names)
-    return sorted((file for file in files if number(file, kind) is not None and os.path.isfile(file)),
-                  key=lambda file: (number(file, kind), file.name))
+    """The files of a kind, "weights" or "state", in the folder `run`, in the order of their numbers."""
+    files = (file for file in Path(run).iterdir() if number(file, kind) is not None and os.path.isfile(file))
+    return sorted(files, key=lambda file: (number(file, kind), file.name))
 
 
 def number(file, kind="state"):
@@ -166,7 +152,7 @@ def find_weights(path=None, logs="logs"):
         logs = SHIPPED
     trained = []
     for run in sorted(Path(logs).glob("*/")):
-        with suppress(UserError):  # of a folder that is not for us to read
+        with suppress(OSError):  # of a folder that is not for us to read
             trained += filter(None, [newest(run, "weights")])
     if path is None:
         if not trained:
@@ -179,7 +165,7 @@ def find_weights(path=None, logs="logs"):
             raise UserError(f"{path} holds no weights; name another run, or train on with --resume {quoted(path)}")
         return found
     path = path.with_name(path.name.removesuffix(SUFFIX["weights"]))
-    if not exists(path):
+    if not os.path.isfile(weights_file(path)):
         known = f"the newest of {logs} are {trained[-1]}" if trained else "train some first with: python learn.py"
         raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix: {known}")
     return path
@@ -197,11 +183,6 @@ def find_state(run):
     if not states:
         raise UserError(f"{run} holds no training state to resume from; start anew without --resume")
     return states[-1]
-
-
-def exists(prefix):
-    """Whether there are weights under `prefix`."""
-    return os.path.isfile(weights_file(prefix))
 
 
 def weights_file(prefix):

@@ -7,7 +7,7 @@ The defaults are the recipe for two CPU cores; PRESETS["original"] holds the val
 import dataclasses
 import json
 import math
-import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,27 +162,15 @@ def check(f, value):
     """Raise UserError unless `value` has the type and lies in the range of the dataclass field `f`."""
     number = (int, float) if f.type is float else f.type
     if not isinstance(value, number) or (isinstance(value, bool) and f.type is not bool):
-        raise UserError(f"--{f.name} takes {article(f.type)}, not {value!r}")
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[f.type]
+        raise UserError(f"--{f.name} takes {kind}, not {value!r}")
     low, high, choices = (f.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise UserError(f"--{f.name} is one of {', '.join(choices)}, not {value!r}")
-    if f.type is str and not is_name(value):
+    if f.type is str and re.search("[\0\ud800-\udc7f\udd00-\udfff]", value):  # of the surrogates some stand for bytes
         raise UserError(f"--{f.name} holds characters that no file's name has")
     if f.type in (int, float) and not low <= value <= high:  # also false for NaN
         raise UserError(f"--{f.name} must be from {low:g} to {high:g}, not {value}")
-
-
-def is_name(text):
-    """Whether a file may have the name `text`."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-
-
-def article(kind):
-    """The type `kind` in words."""
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
 
 
 PRESETS = {

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import time
-import zlib
 from contextlib import suppress
 
 import tensorflow as tf
@@ -92,31 +91,3 @@ def meet(workers, index):
                 with suppress(OSError, UnicodeError), socket.create_connection((host.strip("[]"), int(port)), 1):
                     missing.remove(worker)
             time.sleep(0.2 if missing else 0)
-
-
-def local_replicas(strategy):
-    """The numbers of this machine's devices among all of the run."""
-    numbers = strategy.experimental_distribute_values_from_function(lambda context: context.replica_id_in_sync_group)
-    return [int(number) for number in strategy.experimental_local_results(numbers)]
-
-
-def agree(strategy, plan):
-    """See that all machines of a run are about to do the same, by a text that says what.
-
-    Raises:
-        UserError: they are not.
-    """
-    number = tf.constant([zlib.crc32(plan.encode())], tf.int64)
-    numbers = strategy.run(lambda: tf.distribute.get_replica_context().all_gather(tf.identity(number), axis=0))
-    if len(set(strategy.experimental_local_results(numbers)[0].numpy())) > 1:
-        raise UserError("the machines of this run were not started alike; give each the same flags, and to resume the "
-                        "same folder")
-
-
-def describe(strategy):
-    """What a run computes on, in words."""
-    gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "a GPU")
-            for gpu in tf.config.list_physical_devices("GPU")]
-    here = " and ".join(gpus) or f"{os.cpu_count()} CPU cores"
-    n = strategy.num_replicas_in_sync
-    return here if n == 1 else f"{n} devices, here on {here}"

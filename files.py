@@ -40,16 +40,16 @@ def quoted(path):
 
 
 @contextmanager
-def replacing(path):
+def replacing(path, ending=""):
     """Write a file beside `path`, then put it there in one step.
 
-    Yields the path to write to, a hidden file in the same folder. When the block ends the file is flushed to
-    the disk and renamed to `path`; when it raises, `path` is left as it was and the hidden file is removed. Hidden
-    files of the same `path` that killed processes left are removed first.
+    Yields the path to write to, a hidden file in the same folder, whose name has the `ending`. When the block ends the
+    file is flushed to the disk and renamed to `path`; when it raises, `path` is left as it was and the hidden file is
+    removed. Hidden files of the same `path` that killed processes left are removed first.
     """
     path = Path(path)
     name = path.name if len(os.fsencode(path.name)) < 200 else path.name[-40:]  # of 255 bytes at most
-    part = path.with_name(f".{name}.{os.getpid()}.part")
+    part = path.with_name(f".{name}.{os.getpid()}.part{ending}")
     with suppress(OSError):
         for old in path.parent.iterdir():
             match = PART.fullmatch(old.name)

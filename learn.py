@@ -13,6 +13,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import dataclasses
 import inspect
+import itertools
 import math
 import os
 import re
@@ -221,6 +222,7 @@ def tell(record, data_dir):
         f"train on them with: python learn.py --data_dir={quoted(data_dir)}")
 
 
+HYPER_PARAMETERS = [f for f in dataclasses.fields(Config) if f.metadata["flag"]]  # those of one group together
 MODES = dict(train=train, live=live, video=video, eval=evaluate, export=export, prepare=prepare, simulate=simulate)
 
 
@@ -228,12 +230,7 @@ def flags(mode):
     """The flags a mode takes, with their defaults; those of `train` include the hyper-parameters."""
     parameters = inspect.signature(MODES[mode]).parameters.values()
     named = {p.name: p.default for p in parameters if p.kind != p.VAR_KEYWORD}
-    return named | (hyper_parameters() if mode == "train" else {})
-
-
-def hyper_parameters():
-    """The hyper-parameters that are flags, with their defaults."""
-    return {f.name: f.default for f in dataclasses.fields(Config) if f.metadata["flag"]}
+    return named | ({f.name: f.default for f in HYPER_PARAMETERS} if mode == "train" else {})
 
 
 class Parser(argparse.ArgumentParser):
@@ -290,16 +287,12 @@ def build_parser():
     parser.flag(training, "resume", "go on with a run, exactly where it stopped", metavar="RUN")
     parser.flag(training, "cache_dir", "folder for the array that frames are read into; without it beside --data_dir, "
                 "or, where that cannot be written, the user's folder for caches", metavar="PATH")
-    groups = {}
-    for f in dataclasses.fields(Config):
-        if not f.metadata["flag"]:
-            continue
-        name = f.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(f"training: {name}")
-        metavar = None if f.metadata["choices"] else {int: "N", float: "X", str: "PATH", bool: None}[f.type]
-        options = dict(type=f.type, choices=f.metadata["choices"], metavar=metavar)
-        parser.flag(groups[name], f.name, f.metadata["help"], f.metadata["measured"], **options)
+    for name, fields in itertools.groupby(HYPER_PARAMETERS, lambda f: f.metadata["group"]):
+        group = parser.add_argument_group(f"training: {name}")
+        for f in fields:
+            metavar = None if f.metadata["choices"] else {int: "N", float: "X", str: "PATH", bool: None}[f.type]
+            options = dict(type=f.type, choices=f.metadata["choices"], metavar=metavar)
+            parser.flag(group, f.name, f.metadata["help"], f.metadata["measured"], **options)
     return parser
 
 

@@ -43,18 +43,16 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
 
     Raises:
         UserError: the video is missing, is no video or holds no frames; the crop reaches out of the picture; `fps` is
-            out of bounds; `data_dir` holds other images and `overwrite` is False, or another process writes there; a
-            file cannot be read or written.
+            out of bounds; `data_dir` holds other images and `overwrite` is False, or cannot be written, or another
+            process writes there.
+        OSError: the video cannot be read.
     """
     if not os.path.isfile(video):
         raise UserError(f"{video} is not there, or is not a file; name a video")
     if fps and not 0.01 <= fps <= 1000:
         raise UserError(f"--fps {fps:g} is out of bounds; take from 0.01 to 1000 frames of the video a second")
-    try:
-        with open(video, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{video} cannot be read: {error.strerror}") from None
+    with open(video, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     reader = VideoReader(video)
     timed = reader.timed_frames()
     first = next(timed, None)

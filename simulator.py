@@ -155,15 +155,6 @@ class Fluids:
         gain[:, 1:] += flux
         return gain
 
-    def energy(self, c):
-        """E, walls included: falls where nothing heats and nothing lifts."""
-        p, c = self.physics, c.astype(float)
-        slopes2 = (np.diff(c, axis=0) ** 2).sum() + (np.diff(c, axis=1) ** 2).sum()
-        inside = (3 * p.tension / p.width * (c * (1 - c)) ** 2).sum() * self.cell**2 + 3 * p.tension * p.width * slopes2
-        s = c * c * (3 - 2 * c)
-        walls = s[-1].sum() + s[:, 0].sum() + s[:, -1].sum()
-        return inside + p.tension * p.repulsion * self.cell * walls
-
 
 def upwind(w):
     """The weights of four cells in a row in the flux, of third order, through the middle of them at w cells a step."""

@@ -52,11 +52,11 @@ def show(frames, fps, restart=None, size=512):
             if late > LOST:
                 due = now
             # Skipping a frame helps only where making frames is fast enough.
-            drawn = not (drawn and late > LATE and making < window.period)
+            drawn = not (drawn and late > LATE and making < 1 / window.fps)
             window.frame = frame
             if drawn:
                 window.draw()
-            due += window.period
+            due += 1 / window.fps
             window.serve(due)
             while window.paused and window.open:
                 due = time.perf_counter() + POLL
@@ -78,11 +78,6 @@ class Window:
         # Without WINDOW_GUI_NORMAL Qt adds a toolbar and complains about fonts; `fitted` adds the black bars.
         cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_FREERATIO | cv2.WINDOW_GUI_NORMAL)
         cv2.resizeWindow(TITLE, size, size)
-
-    @property
-    def period(self):
-        """Seconds from frame to frame."""
-        return 1 / self.fps
 
     def draw(self):
         """Draw the frame, enlarged to the window, and the keys or a note on top."""
