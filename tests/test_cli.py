@@ -32,7 +32,7 @@ def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path)
     (["--crop=1,2,3,4"], "--crop has no effect in --mode train; it is a flag of --mode prepare"),
     (["--mode=live", "--steps=3"], "--steps has no effect in --mode live; it is a flag of --mode train or --mode eval"),
     (["--mode=prepare", "--seed=1"], "--seed has no effect in --mode prepare"),
-    (["--mode=video", "--out=film.avi"], ".png, .apng, .gif, .webp, .mp4, .webm"),
+    (["--mode=video", "--out=lamp.avi"], ".png, .apng, .gif, .webp, .mp4, .webm"),
     (["--mode=dance"], "--mode"),
     (["--bogus"], "--bogus"),
     (["--mode=video", "--duration=--"], "--duration takes a value, not --"),

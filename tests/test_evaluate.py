@@ -18,35 +18,35 @@ EVERY_NTH = 6
 
 
 @pytest.fixture(scope="module")
-def films():
-    """Every other 20 seconds of a film, and those between, three minutes each: uint8 [2, 6000, 32, 32, 3]."""
+def halves():
+    """Every other 20 seconds of footage, and those between, three minutes each: uint8 [2, 6000, 32, 32, 3]."""
     return discs(12_000, 32).reshape(10, 2, 600, 32, 32, 3).swapaxes(0, 1).reshape(2, 6000, 32, 32, 3)
 
 
 @pytest.fixture(scope="module")
-def footage(films):
+def footage(halves):
     """What samples are compared with: fewer clips and patches than by default, to save time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "PATCHES", 32)
         patch.setattr(metrics, "FLOW_CLIPS", 256)
         patch.setattr(evaluate, "CLIPS", 768)
-        yield Reference(films[0], EVERY_NTH, 0, np.random.default_rng(0))
+        yield Reference(halves[0], EVERY_NTH, 0, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
-def clips(films):
+def clips(halves):
     """What a perfect network would draw: [stretches, n, frames, H, W, 3], the frames a step apart."""
     starts = np.arange(0, 120 - 4 * EVERY_NTH, 6)
-    return films[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.arange(5) * EVERY_NTH]
+    return halves[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.arange(5) * EVERY_NTH]
 
 
 @pytest.fixture
 def ten_seconds(monkeypatch):
-    """Ten seconds of a film that moves fast, and clips of the frames between its frames: what was not trained on."""
+    """Ten seconds of footage that moves fast, and clips of the frames between its frames: what was not trained on."""
     monkeypatch.setattr(metrics, "PATCHES", 128)
-    film = discs(4800, 32)[::8]
-    reference = Reference(film[::2], 1, 10, np.random.default_rng(0))
-    return reference, film[1 + np.arange(0, 560, 2).reshape(14, 20)[..., None] + 2 * np.arange(5)]
+    frames = discs(4800, 32)[::8]
+    reference = Reference(frames[::2], 1, 10, np.random.default_rng(0))
+    return reference, frames[1 + np.arange(0, 560, 2).reshape(14, 20)[..., None] + 2 * np.arange(5)]
 
 
 def flagged(footage, sample):
@@ -108,16 +108,16 @@ def test_held_out_frames_of_ten_seconds_are_not_flagged(ten_seconds):
     assert flagged(reference, held_out[:, :, :3]) <= {"nearest_neighbour_ratio"}  # a sixtieth of a second away
 
 
-def test_steps_of_uneven_length_are_flagged(footage, films):
+def test_steps_of_uneven_length_are_flagged(footage, halves):
     starts = np.arange(0, 120 - 2 * EVERY_NTH, 7)
-    uneven = films[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.array([[0, 5, 12], [0, 7, 12]] * 8)]
+    uneven = halves[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.array([[0, 5, 12], [0, 7, 12]] * 8)]
     assert flagged(footage, uneven) == {"jitter"}
 
 
 def test_frames_of_short_footage_in_any_order_are_less_diverse_than_those_far_apart_in_time():
     def mixed(light):
-        film = np.broadcast_to(light.astype(np.uint8)[:, None, None, None], (len(light), 16, 16, 3))
-        return Reference(film, EVERY_NTH, 0, np.random.default_rng(0)).best_diversity()
+        frames = np.broadcast_to(light.astype(np.uint8)[:, None, None, None], (len(light), 16, 16, 3))
+        return Reference(frames, EVERY_NTH, 0, np.random.default_rng(0)).best_diversity()
 
     # Any two places of a ramp of length 1 are 1/3 apart; two that are s of it apart, or 1 - s, are 2 s (1 - s).
     far = np.linspace(1 / 4, 3 / 4, 1000)
@@ -125,8 +125,8 @@ def test_frames_of_short_footage_in_any_order_are_less_diverse_than_those_far_ap
     assert mixed(np.random.default_rng(1).integers(256, size=3000)) == pytest.approx(1, abs=0.03)
 
 
-def test_copies_of_the_footage_are_flagged(footage, films):
-    whole = films[0].reshape(10, 600, 32, 32, 3)[:, :594]  # no clip reaches over a cut
+def test_copies_of_the_footage_are_flagged(footage, halves):
+    whole = halves[0].reshape(10, 600, 32, 32, 3)[:, :594]  # no clip reaches over a cut
     copies = np.stack([whole[:, start:start + 13:6] for start in range(0, 580, 5)], axis=1)
     assert flagged(footage, copies) == {"nearest_neighbour_ratio"}
 
@@ -218,8 +218,8 @@ def test_sliced_wasserstein_of_equal_sets_is_small(footage):
     assert same[1] < coarse
 
 
-def test_frames_of_eight_pixels_can_be_compared(films):
-    small = np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA) for frame in films[0, :1200]])
+def test_frames_of_eight_pixels_can_be_compared(halves):
+    small = np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA) for frame in halves[0, :1200]])
     reference = Reference(small, EVERY_NTH, 0, np.random.default_rng(0))
     [figures] = reference.compare([reference.halves[0]], 0)
     assert all(np.isfinite(value) for value in figures.values())

@@ -31,7 +31,7 @@ def test_adversarial_losses_are_binary_cross_entropy():
     np.testing.assert_allclose([*map(value, losses.relativistic(real, fake))], expected, rtol=1e-5)
 
 
-def film(starts, change, steps=4):
+def brightening(starts, change, steps=4):
     """Clips [B, T, 16, 16, 3] of plain frames that begin at `starts` and brighten by `change` a step."""
     return (starts[:, None] + change * np.arange(steps))[..., None, None, None] * np.ones((16, 16, 3), "float32")
 
@@ -46,7 +46,7 @@ def test_thumbnails_are_mean_colours_of_fields():
 
 def test_distance_penalty_is_the_wasserstein_distance_of_each_kind():
     starts = np.random.default_rng(0).random(64).astype("float32")
-    real, double, still, alike = (losses.thumbnails(film(*given)) for given in (
+    real, double, still, alike = (losses.thumbnails(brightening(*given)) for given in (
         (starts, 0.1), (starts, 0.2), (starts, 0.0), (np.zeros_like(starts), 0.1)))
     assert value(losses.distance_penalty(real, real)) == 0
     assert value(losses.distance_penalty(real[::-1], real)) == pytest.approx(0, abs=1e-5), "in whatever order"
@@ -57,7 +57,7 @@ def test_distance_penalty_is_the_wasserstein_distance_of_each_kind():
 
 def test_distance_penalty_sees_where_a_frame_changes():
     starts = np.random.default_rng(0).random(64).astype("float32")
-    steady, local = film(starts, 0.1), film(starts, 0.0)
+    steady, local = brightening(starts, 0.1), brightening(starts, 0.0)
     local[:, :, :4] += 0.2 * np.arange(4)[:, None, None, None]  # a quarter of the frame, twice as fast
     steady, local = (losses.thumbnails(clips) for clips in (steady, local))
     whole, even = (value(next(losses.distances(clips))) for clips in (local, steady))
@@ -67,7 +67,7 @@ def test_distance_penalty_sees_where_a_frame_changes():
 
 def test_distance_penalty_sees_lamps_that_rest_and_jump():
     starts = np.random.default_rng(0).random(64).astype("float32")
-    real, jumping = film(starts, 0.1), film(starts, 0.0)
+    real, jumping = brightening(starts, 0.1), brightening(starts, 0.0)
     jumping[::8, 2:] += 2.4  # eight clips of 64, of one step in three: as fast on average
     real, jumping = (losses.thumbnails(clips) for clips in (real, jumping))
     change, no_change = (np.mean(value(next(losses.distances(clips)))) for clips in (real, jumping))

@@ -1,4 +1,4 @@
-"""The simulated lamp: its equations against known results, its film to the eye and over time."""
+"""The simulated lamp: its equations against known results, its footage to the eye and over time."""
 
 import itertools
 
@@ -15,7 +15,7 @@ STILL = dict(buoyancy=0.0, heater=0.0, lid=0.0, loss=0.0)
 STEPS, EVERY = 10_000, 10
 
 
-def film(n, img_size=64, seed=0):
+def simulated(n, img_size=64, seed=0):
     return np.stack(list(itertools.islice(frames(img_size, seed), n)))
 
 
@@ -54,8 +54,8 @@ def minutes():
 
 @pytest.fixture(scope="module")
 def clip():
-    """The first 5 seconds of a film: [150, 64, 64, 3]."""
-    return film(150)
+    """The first 5 seconds of footage: [150, 64, 64, 3]."""
+    return simulated(150)
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +172,11 @@ def test_frames_are_images_of_the_size_asked_for(minutes):
 
 
 def test_same_seed_same_frames(clip):
-    np.testing.assert_array_equal(film(3), clip[:3])
+    np.testing.assert_array_equal(simulated(3), clip[:3])
 
 
 def test_other_size_draws_the_same_scene(clip):
-    large = np.stack([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in film(40, 128)])
+    large = np.stack([cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA) for frame in simulated(40, 128)])
     assert np.abs(clip[:40] - large.astype(float)).mean((1, 2, 3)).max() < 1
 
 

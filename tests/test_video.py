@@ -54,7 +54,7 @@ def decoded(path):
 
 @pytest.mark.parametrize("system", [False, True], ids=["imageio-ffmpeg", "system"])
 @pytest.mark.parametrize("fps, count", [(30, 30), (12.5, 8), (5, 1)])
-def test_film_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, system, fps, count):
+def test_video_holds_the_frames_without_loss(tmp_path, monkeypatch, path_folder, system, fps, count):
     monkeypatch.chdir(tmp_path)
     out = Path("a:b/-out.png")  # for ffmpeg, an address
     out.parent.mkdir()
@@ -82,7 +82,7 @@ def spots(count, height=48, width=64):
 
 @pytest.mark.parametrize("ending, error", [(".png", 0), (".gif", 12), (".webp", 6), (".mp4", 6), (".webm", 6)])
 @pytest.mark.parametrize("scale", [1, 3])
-def test_every_format_holds_the_film(tmp_path, ending, error, scale):
+def test_every_format_holds_the_video(tmp_path, ending, error, scale):
     frames = spots(25)
     out = tmp_path / f"out{ending}"
     video.write(iter(frames), out, 12.5, 25, scale)
@@ -115,7 +115,7 @@ def test_odd_sizes_are_made_even_for_videos(tmp_path):
     assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (16, 16)
 
 
-def test_film_takes_no_frame_too_many(tmp_path):
+def test_video_takes_no_frame_too_many(tmp_path):
     frames = iter(noise(20))
     video.write(frames, tmp_path / "out.apng", fps=10, count=10)
     assert len(list(frames)) == 10
@@ -126,7 +126,7 @@ def test_film_takes_no_frame_too_many(tmp_path):
     "sys.stdin.buffer.read(); print('[out#0] [apng] no room\\nConversion failed!', file=sys.stderr); sys.exit(1)",
     "print('no room\\n' * 100_000, file=sys.stderr); sys.exit(1)",
 ], ids=["at once", "at the end", "at length"])
-def test_failing_ffmpeg_is_told_and_the_old_film_stays(tmp_path, path_folder, source):
+def test_failing_ffmpeg_is_told_and_the_old_video_stays(tmp_path, path_folder, source):
     program(path_folder / "ffmpeg", source)
     out = tmp_path / "out.png"
     out.write_bytes(b"old")
@@ -145,7 +145,7 @@ def test_ffmpeg_that_cannot_be_run_is_told(tmp_path, path_folder):
     assert list(tmp_path.iterdir()) == [path_folder]
 
 
-def test_interrupted_film_leaves_nothing(tmp_path, path_folder):
+def test_interrupted_video_leaves_nothing(tmp_path, path_folder):
     program(path_folder / "ffmpeg", f"open({str(path_folder / 'pid')!r}, 'w').write(str(os.getpid()))\n"
                                     "while sys.stdin.buffer.read(1): pass\nimport time; time.sleep(20)")
 
@@ -171,7 +171,7 @@ def test_interrupted_film_leaves_nothing(tmp_path, path_folder):
     ("file/out.png", "out.png cannot be written (Not a directory): give the video another folder"),
     ("folder.png", "folder.png is a folder: give the video another name"),
 ])
-def test_a_film_that_cannot_be_written_is_told_early(tmp_path, name, sentence):
+def test_a_video_that_cannot_be_written_is_told_early(tmp_path, name, sentence):
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError) as error:
@@ -180,7 +180,7 @@ def test_a_film_that_cannot_be_written_is_told_early(tmp_path, name, sentence):
     assert str(tmp_path / name) in str(error.value)
 
 
-def test_a_film_in_the_current_folder_is_fine(tmp_path, monkeypatch):
+def test_a_video_in_the_current_folder_is_fine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     video.check("out.PNG", 30)
     assert not list(tmp_path.iterdir())
@@ -206,7 +206,7 @@ def test_an_ffmpeg_that_writes_nothing_is_told(tmp_path, path_folder):
         video.write(iter(noise(3)), tmp_path / "out.mp4", fps=30, count=3)
 
 
-def test_a_film_too_large_for_its_format_is_told(tmp_path):
+def test_a_video_too_large_for_its_format_is_told(tmp_path):
     with pytest.raises(UserError, match=r"a video of 7200000000x4800000000 pixels is too large.*lower --scale"):
         video.write(iter(noise(3)), tmp_path / "out.png", fps=30, count=3, scale=300_000_000)
     assert not list(tmp_path.iterdir())
