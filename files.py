@@ -1,7 +1,6 @@
 """Files that are there whole or not at all, and the error that tells a person what to mend."""
 
 import fcntl
-import io
 import os
 import re
 import shlex
@@ -119,13 +118,30 @@ def handling(handler):
             signal.signal(number, handler)
 
 
-class Lenient(io.FileIO):
+class Stream:
     """A standard stream whose other end may be gone, or full: what cannot be written is dropped."""
 
-    def write(self, data):
-        with suppress(OSError):
-            return super().write(data) or len(data)  # None: it would have to wait
-        return len(data)
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        self.attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self):
+        self.attempt(self.stream.flush)
+
+    def attempt(self, action, *args):
+        try:
+            action(*args)
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):  # what is buffered, and what follows, goes nowhere
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
 
 
 def guard_streams():
@@ -136,9 +152,7 @@ def guard_streams():
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number
     for name, number in ("stdout", 1), ("stderr", 2):
-        encoding = getattr(getattr(sys, name), "encoding", None)
-        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(Lenient(number, "w", closefd=False)), encoding,
-                                            "backslashreplace", line_buffering=True))
+        setattr(sys, name, Stream(getattr(sys, name) or os.fdopen(number, "w", closefd=False)))
 
 
 def alive(number):

@@ -348,6 +348,8 @@ def main(argv=None):
     for number in STOPS:  # by way of every clean-up
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # whatever its encoding
     mode = None
     try:
         given = vars(build_parser().parse_args(argv))
