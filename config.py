@@ -7,7 +7,7 @@ The defaults are the recipe for two CPU cores; PRESETS["original"] holds the val
 import dataclasses
 import json
 import math
-import re
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,24 +30,24 @@ class Config:
         UserError: a value is outside its range, or two values contradict each other.
     """
 
-    # What a training sequence is.
+    # What is trained on.
     data_dir: str = param("frames", "folder of the frames: PNG, JPEG or WebP, in the order of their names",
-                          group="sequences")
-    img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="sequences",
+                          group="clips")
+    img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="clips",
                           low=8, high=1024)
-    every_nth: int = param(6, "frames of footage to a time step, one step of the model", group="sequences",
+    every_nth: int = param(6, "frames of footage to a time step, one step of the model", group="clips",
                            low=1, high=10_000, measured=True)
     seq_len: int = param(20, "time steps of which the latents are rolled out in one training step",
-                         group="sequences", low=2, high=10_000)
+                         group="clips", low=2, high=10_000)
     clip_len: int = param(3, "time steps of a clip: the consecutive ones of these that are drawn and judged",
-                          group="sequences", low=2, high=10_000)
-    batch_size: int = param(40, "clips drawn and judged in one training step", group="sequences", low=1, high=100_000)
-    chains: int = param(256, "latent chains rolled out in one training step; at least batch_size", group="sequences",
+                          group="clips", low=2, high=10_000)
+    batch_size: int = param(40, "clips drawn and judged in one training step", group="clips", low=1, high=100_000)
+    chains: int = param(256, "latent chains rolled out in one training step; at least batch_size", group="clips",
                         low=2, high=1_000_000, flag=False)
     reset_probability: float = param(0.003, "probability that a chain starts anew after a training step",
-                                     group="sequences", low=0, high=1, flag=False)
-    footage: str = param("", "digest of the frames trained on", group="sequences", flag=False)
-    fps: float = param(30.0, "frames a second of the footage", group="sequences", low=0.01, high=1000, flag=False)
+                                     group="clips", low=0, high=1, flag=False)
+    footage: str = param("", "digest of the frames trained on", group="clips", flag=False)
+    fps: float = param(30.0, "frames a second of the footage", group="clips", low=0.01, high=1000, flag=False)
 
     # What the networks are.
     arch: str = param("modern", "architecture: 'modern' (bilinear upsampling, RMS normalisation, pixel coordinates; a "
@@ -167,10 +167,18 @@ def check(f, value):
     low, high, choices = (f.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise UserError(f"--{f.name} is one of {', '.join(choices)}, not {value!r}")
-    if f.type is str and re.search("[\0\ud800-\udc7f\udd00-\udfff]", value):  # of the surrogates some stand for bytes
+    if f.type is str and not is_name(value):
         raise UserError(f"--{f.name} holds characters that no file's name has")
     if f.type in (int, float) and not low <= value <= high:  # also false for NaN
         raise UserError(f"--{f.name} must be from {low:g} to {high:g}, not {value}")
+
+
+def is_name(text):
+    """Whether a file may have the name `text`."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 PRESETS = {

@@ -191,9 +191,9 @@ class Rollout:
             last.append(latents[:CYCLES["videos"]].copy())  # a view would keep the whole
             part.append(latents[:, ::THIN])
             if i in ends:
-                every = np.concatenate(part, axis=1)
-                all_moments.append(metrics.moments(every.reshape(-1, every.shape[-1])))
-                first_moments.append(metrics.moments(every[0]))
+                thinned = np.concatenate(part, axis=1)
+                all_moments.append(metrics.moments(thinned.reshape(-1, thinned.shape[-1])))
+                first_moments.append(metrics.moments(thinned[0]))
                 distances.append(metrics.pairwise_distances(latents[:, -1]))
                 part = []
         new = (next(self.latents([seed, i, 2], 1)) for i in range(SAMPLES * PER_SAMPLE))
@@ -363,7 +363,7 @@ def plot_endurance(path, rollout):
     steps = np.linspace(0, rollout.stretches * STRETCH, len(rollout.all) + 1)[1:]
     sheet, axes = plt.subplots(7, 1, figsize=(10, 16), layout="constrained")
     for axis, moment, *parts in zip(axes, MOMENTS, *(np.moveaxis(x, 1, 0) for x in (rollout.first, rollout.all)),
-                                      strict=False):
+                                    strict=False):
         for label, color, values in zip(("one video", f"{VIDEOS} videos"), ("tab:orange", "tab:blue"), parts,
                                         strict=True):
             axis.fill_between(steps, values.min(1), values.max(1), color=color, alpha=0.25, linewidth=0)

@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PART = re.compile(r"\.(.+)\.(\d+)\.part", re.DOTALL)  # a hidden file of `replacing`: of which, by which process
+PART = re.compile(r"\.(.+)\.(\d+)\.part(?:\..+)?", re.DOTALL)  # of `replacing`: of which file, by which process
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 

@@ -133,8 +133,8 @@ class GAN:
 
         with with_weights(self.video, g):
             latents, outputs, end = self.video.transition.roll(numbers["normals"], state["chains"])
-            drawn = ops.slice(latents, [first, numbers["start"], 0], [n, config.clip_len, config.latent_size])
-            fake = self.draw(self.backend.shard(drawn))
+            chosen = ops.slice(latents, [first, numbers["start"], 0], [n, config.clip_len, config.latent_size])
+            fake = self.draw(self.backend.shard(chosen))
         real = ops.cast(ops.slice(real, [i * n, 0, 0, 0, 0], [n, *real.shape[1:]]), "float32") / 255
         if config.augment:
             shifts = ops.slice(numbers["shifts"], [0, 0, first], [2, 2, n])
@@ -190,7 +190,8 @@ class GAN:
 
     def rollout(self, normals):
         """Latents [N, T, Z] of new chains of the averaged weights with the normal numbers `normals` [N, T, Z]."""
-        transition = self.average.transition  # the last step's noise comes after the last latent: chains begin with it
+        transition = self.average.transition
+        # The noise of the last step changes no latent that is returned, so these numbers are free for the first one.
         return transition.roll(normals, transition.initial(normals[:, -1]))[0]
 
     def samples(self, steps):

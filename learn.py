@@ -1,4 +1,4 @@
-"""The command line: get frames, train on them, and watch, record, measure or export what was trained.
+"""The command line: get frames, train on them, and watch, write as a video, measure or export what was trained.
 
 Each mode is a function, and its parameters are the flags it takes: their defaults stand in its signature, their
 meaning in `build_parser` and config.py. TensorFlow and OpenCV are imported where a mode begins, so that --help need
@@ -63,7 +63,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     if not run:
         measured, lag = data.suited(frames)
         config = dataclasses.replace(config, **(measured | given))
-        say(f"{config.data_dir}: frames are independent after {lag}{' or more' * (lag == data.LAGS[-1])} frames; "
+        say(f"{config.data_dir}: frames are independent after {lag} frames{' or more' * (lag == data.LAGS[-1])}; "
             f"{config.every_nth} to a time step, {'with' if config.augment else 'without'} augmentation")
     config = dataclasses.replace(config, footage=footage, fps=fps)
     # Of the rollout some 16 arrays of latents, of drawing the largest array of features.

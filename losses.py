@@ -39,8 +39,8 @@ def distance_penalty(fake, real):
     Of each kind of `distances`, the Wasserstein distance of the drawn and the real ones, which is the mean difference
     of the sorted numbers, in units of the mean real distance; summed.
     """
-    return sum(ops.mean(ops.abs(ops.sort(ours) - ops.sort(theirs))) / (ops.mean(theirs) + 1e-4)
-               for ours, theirs in zip(distances(fake), distances(real), strict=True))
+    return sum(ops.mean(ops.abs(ops.sort(of_fake) - ops.sort(of_real))) / (ops.mean(of_real) + 1e-4)
+               for of_fake, of_real in zip(distances(fake), distances(real), strict=True))
 
 
 def distances(x):

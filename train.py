@@ -58,7 +58,7 @@ def train(config, frames, run=None, backend=None):
     signal that ended it early, or None.
 
     Raises:
-        UserError: there are too few frames for a sequence, nothing to resume from, the training diverged, or another
+        UserError: there are too few frames for a clip, nothing to resume from, the training diverged, or another
             machine is gone.
     """
     started = time.perf_counter()
@@ -233,7 +233,7 @@ def show(bar, done, step, metrics):
 
 
 def log_samples(gan, log, step):
-    """Frames of new chains, and histograms of their latents, at some steps of a sequence."""
+    """Frames of new chains, and histograms of their latents, at some time steps."""
     last = gan.config.seq_len - 1
     names = {"1_first": 0, "2_second": 1, "3_third": min(2, last), "4_middle": (last + 1) // 2, "5_last": last}
     latents, frames = gan.samples(list(names.values()))

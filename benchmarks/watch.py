@@ -54,7 +54,7 @@ def window(prefix, fps, seconds):
 
         cv2.imshow = timed
         frames = (frames[0] for frames in sample.Sampler(prefix).frames())
-        next(frames)  # the networks are built, and the first ones drawn
+        next(frames)  # the networks are built, and the first frame is drawn
         end = time.perf_counter() + seconds
         show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)
         return times

@@ -1,5 +1,7 @@
 """Weights and states: found, read bit for bit, kept when older, and told in a sentence when they are damaged."""
 
+import os
+
 import h5py
 import keras
 import numpy as np
@@ -43,6 +45,9 @@ def test_the_newest_run_with_weights_is_the_default(tmp_path):
 
 def test_weights_are_what_was_saved(small, tmp_path):
     one, other = (VideoModel(Config(**small)) for _ in range(2))
+    left = tmp_path / f".weights.1.weights.h5.{2**22 + 1}.part.weights.h5"  # of a process that no longer is
+    left.touch()
+    os.utime(left, (0, 0))
     checkpoints.save_weights(one, tmp_path / "weights.1")
     checkpoints.load_weights(other, tmp_path / "weights.1")
     for ours, theirs in zip(one.get_weights(), other.get_weights(), strict=True):

@@ -554,6 +554,16 @@ def test_background_is_the_mean_frame_and_where_pixels_change(tmp_path):
     assert (mask[3] < 0.02).all()
 
 
+def test_a_clip_may_begin_wherever_it_fits(tmp_path):
+    np.save(tmp_path / "footage.npy", np.arange(200, dtype=np.uint8)[:, None, None, None].repeat(3, -1))
+    batch = next(data.batches(tmp_path / "footage.npy", 588, 3, 2, 0))  # three times each of the 196 places
+    firsts = batch[:, 0, 0, 0, 0].astype(int)
+    np.testing.assert_array_equal(np.diff(batch[..., 0, 0, 0].astype(int)), 2)
+    assert batch.shape == (588, 3, 1, 1, 3)
+    assert firsts.min() == 0
+    assert firsts.max() == 195, "also the last frames are seen"
+
+
 def test_a_png_with_a_damaged_chunk_is_told_in_silence(tmp_path, capfd):
     whole = cv2.imencode(".png", np.arange(768, dtype=np.uint8).reshape(16, 16, 3))[1].tobytes()
     for place in (20, whole.index(b"IDAT") + 9, len(whole) - 20, len(whole) - 2):
