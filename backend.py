@@ -1,11 +1,10 @@
-"""What TensorFlow and JAX do not do alike: gradients, compiled steps, random numbers, several devices.
+"""What TensorFlow and JAX do not do alike: gradients, compiled steps, several devices.
 
 Everything else is keras.ops. `make_backend` gives the one that Keras runs on (environment variable KERAS_BACKEND).
 """
 
 import os
 import zlib
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -43,15 +42,6 @@ def compiled(function, network):
             return function(*args)
 
     return lambda *args: pure([variable.value for variable in network.variables], *args)
-
-
-class Random(NamedTuple):
-    """Functions that draw the next random numbers of a stream, as tensors."""
-
-    normal: object  # shape -> normal numbers
-    uniform: object  # shape -> 0 to 1
-    integers: object  # shape, n -> whole numbers 0 .. n - 1
-    permutation: object  # n -> the numbers 0 .. n - 1 in random order
 
 
 class TensorFlow:
@@ -162,23 +152,6 @@ class TensorFlow:
 
         return run
 
-    def random(self, *seed):
-        """A stream of random numbers that `seed`, whole numbers, determines; for compiled code."""
-        tf, (first, *others) = self.tf, seed
-        state = [[first, 0]]
-        for number in others:
-            state[0] = tf.random.fold_in(state[0], number)
-
-        def key():
-            here, state[0] = tf.unstack(tf.random.split(state[0]))
-            return here
-
-        return Random(
-            normal=lambda shape: tf.random.stateless_normal(shape, key()),
-            uniform=lambda shape: tf.random.stateless_uniform(shape, key()),
-            integers=lambda shape, high: tf.random.stateless_uniform(shape, key(), 0, high, tf.int32),
-            permutation=lambda n: tf.random.experimental.stateless_shuffle(tf.range(n), key()))
-
 
 class Jax:
     """Gradients by jax.vjp, steps by jax.jit and jax.lax.scan, devices by keras.distribution.DataParallel."""
@@ -254,18 +227,3 @@ class Jax:
             return state, np.asarray(metrics)
 
         return run
-
-    def random(self, *seed):
-        jax, (first, *others) = self.jax, seed
-        state = [jax.random.key(first)]
-        for number in others:
-            state[0] = jax.random.fold_in(state[0], number)
-
-        def key():
-            state[0], here = jax.random.split(state[0])
-            return here
-
-        return Random(normal=lambda shape: jax.random.normal(key(), shape),
-                      uniform=lambda shape: jax.random.uniform(key(), shape),
-                      integers=lambda shape, high: jax.random.randint(key(), shape, 0, high),
-                      permutation=lambda n: jax.random.permutation(key(), n))

@@ -15,6 +15,7 @@ from models import Discriminator, VideoModel
 TERMS = "d_adv", "g_adv", "normality", "distance", "gradient_penalty"
 METRICS = ("gradient/discriminator", "gradient/generator", *(f"loss/{term}" for term in TERMS),
            "moments/mean", "moments/std", "moments/skewness", "moments/kurtosis")
+DRAWS = 8  # numbers of the random stream that a step has for itself; it draws from it six times
 PENALISED = 4  # clips of a part of the batch under each gradient penalty; penalising all would double a step's cost
 SAMPLES = 8  # new chains drawn for TensorBoard
 REFRESH = 64, 64  # batches and latents a batch to gather batch norm's statistics: 0.9^64 of the old ones is left
@@ -34,6 +35,7 @@ class GAN:
             raise UserError(f"--batch_size {config.batch_size} does not divide into {self.backend.count} devices x "
                             f"--accumulate {config.accumulate} parts")
         random.seed(config.seed)  # of Keras's initialisers
+        self.random_source = keras.random.SeedGenerator(config.seed)
         self.video, self.discriminator = VideoModel(config), Discriminator(config)
         self.average = VideoModel(config.at_play())  # what is saved for playing
         self.compiled_steps = self.backend.compile_steps(self.step)
@@ -78,13 +80,17 @@ class GAN:
 
     def random_numbers(self, step):
         """The random numbers of a step, which --seed and its number determine."""
-        config, random = self.config, self.backend.random(self.config.seed, step)
+        config, random, source = self.config, keras.random, self.random_source
         shape = config.n_chains, config.seq_len, config.latent_size
-        return dict(
-            normals=random.normal(shape), start=random.integers((), config.seq_len - config.clip_len + 1),
-            shifts=random.integers((2, 2, config.batch_size), config.img_size // 4 + 1),  # real or drawn, in y or x
-            fresh=random.normal((shape[0], shape[2])), reset=random.uniform((shape[0], 1)) < config.reset_probability,
-            order=random.permutation(config.n_chains))
+        seed = ops.stack([config.seed, step * DRAWS])
+        with keras.StatelessScope([(source.state, ops.cast(seed, source.state.dtype))]):
+            return dict(
+                normals=random.normal(shape, seed=source),
+                start=random.randint((), 0, config.seq_len - config.clip_len + 1, seed=source),
+                shifts=random.randint((2, 2, config.batch_size), 0, config.img_size // 4 + 1, seed=source),
+                fresh=random.normal((shape[0], shape[2]), seed=source),
+                reset=random.uniform((shape[0], 1), seed=source) < config.reset_probability,
+                order=random.shuffle(ops.arange(config.n_chains), seed=source))
 
     def update(self, state, real, learning_rate, clock, numbers):
         """The step: gradients of generator and discriminator, both optimisers, the average, the chains' next states.
