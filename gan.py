@@ -48,10 +48,10 @@ class GAN:
             g_moments=[np.zeros_like(w) for w in g], d_moments=[np.zeros_like(w) for w in d]))
 
     def init_from_stats(self, mean, mask):
-        """Take from the footage what to draw on, as data.background gives it."""
+        """Draw on top of the mean frame, and only where pixels change, as data.background gives them."""
         if self.config.background:
             for model in self.video, self.average:
-                model.generator.init_from_stats(mean, mask)
+                model.generator.get_layer("background").init_from_stats(mean, mask)
 
     def rows(self):
         """The rows of a batch that this machine trains on: each of its devices has an equal share."""

@@ -159,10 +159,6 @@ class Generator(keras.Sequential):
         self.add(layers.Conv2D(3, 3, padding="same", dtype="float32"))
         self.add(Coordinates(3, dtype="float32"))
 
-    def init_from_stats(self, mean, mask):
-        """Draw on top of the mean frame, where the mask says that pixels change; see data.background."""
-        self.get_layer("background").init_from_stats(mean, mask)
-
 
 class Coordinates(layers.Layer):
     """Adds to features [B, H, W, C] a convolution of each pixel's coordinates, -1..1 to the right and down.
