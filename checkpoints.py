@@ -46,8 +46,8 @@ def load_weights(model, prefix):
         older = [other for other in numbered(file.parent, "weights")
                  if number(other, "weights") < (number(file, "weights") or 0)]
         advice = f"take older ones with --weights {quoted(older[-1])}" if older else "name other weights"
-        raise UserError(f"{file} is damaged or does not fit the config.json beside it ({first_sentence(error)}); "
-                        f"{advice}") from None
+        raise UserError(f"{file} is damaged or of an older version, or does not fit the config.json beside it "
+                        f"({first_sentence(error)}); {advice}") from None
 
 
 def save_state(tensors, run, step):
