@@ -125,28 +125,31 @@ class Generator(keras.Sequential):
 
     def __init__(self, config):
         super().__init__([layers.Reshape((1, 1, config.latent_size))], name="generator")
+        outputs = 3 + config.background  # colours, and the gate that Background takes
         with precision_of(config):
             if config.arch == "original":
-                self.transposed(*reversed(channels(config)))
+                self.transposed(*reversed(channels(config)), outputs=outputs)
             else:
                 size = min(MAP_SIZE, config.img_size // 2)
                 kept = channels(config)[:int(math.log2(config.img_size // size))]  # down to that size
-                self.bilinear(size, *reversed(kept), max(config.width // 2, 4))
+                self.bilinear(size, *reversed(kept), max(config.width // 2, 4), outputs=outputs)
         if config.background:
             self.add(Background(name="background", dtype="float32"))
         self.add(layers.Activation("sigmoid", dtype="float32"))
         self.build((None, config.latent_size))
 
-    def transposed(self, first, *others):
-        """Add the layers of the original, up to the logits of a frame."""
+    def transposed(self, first, *others, outputs):
+        """Add the layers of the original, up to the logits of `outputs` channels."""
         for channels, stride, padding in [(first, 1, "valid"), *((channels, 2, "same") for channels in others)]:
             self.add(layers.Conv2DTranspose(channels, 4, strides=stride, padding=padding, use_bias=False))
             self.add(layers.BatchNormalization(momentum=0.9))  # statistics are gathered anew before weights are saved
             self.add(layers.LeakyReLU(0.2))
-        self.add(layers.Conv2DTranspose(3, 4, strides=2, padding="same", dtype="float32"))
+        self.add(layers.Conv2DTranspose(outputs, 4, strides=2, padding="same", dtype="float32"))
 
-    def bilinear(self, size, first, *others):
-        """Add the layers of the modern architecture, from maps of `size` pixels up to the logits of a frame."""
+    def bilinear(self, size, first, *others, outputs):
+        """Add the layers of the modern architecture, from maps of `size` pixels up to the logits of `outputs`
+        channels.
+        """
         self.add(layers.Conv2DTranspose(first, size))  # of one pixel: each number of the latent adds its own map
         for channels in others:
             self.add(layers.RMSNormalization())
@@ -156,8 +159,8 @@ class Generator(keras.Sequential):
             self.add(layers.UpSampling2D(interpolation="bilinear"))
         self.add(layers.RMSNormalization())
         self.add(layers.LeakyReLU(0.2))
-        self.add(layers.Conv2D(3, 3, padding="same", dtype="float32"))
-        self.add(Coordinates(3, dtype="float32"))
+        self.add(layers.Conv2D(outputs, 3, padding="same", dtype="float32"))
+        self.add(Coordinates(outputs, dtype="float32"))
 
 
 class Coordinates(layers.Layer):
@@ -181,18 +184,20 @@ class Coordinates(layers.Layer):
 
 
 class Background(layers.Layer):
-    """Logits [B, H, W, 3] -> the logits of the mean frame + the given ones times the mask of what ever changes.
+    """Logits x and gates g, [B, H, W, 3 + 1] -> the logits b of the mean frame + m sigmoid(g) x, m a mask.
 
-    Neither is trained: the optimiser would leave grain in them.
+    The mask is 0 at pixels that never change; the gate says where a frame differs from the mean one. A form, on logits,
+    of the two streams of Vondrick et al. 2016, https://arxiv.org/abs/1609.02612. Mean frame and mask are not trained:
+    the optimiser would leave grain in them.
     """
 
     def build(self, shape):
-        _, height, width, channels = shape
-        self.mean = self.add_weight(shape=(height, width, channels), initializer="zeros", trainable=False, name="mean")
+        _, height, width, _ = shape
+        self.mean = self.add_weight(shape=(height, width, 3), initializer="zeros", trainable=False, name="mean")
         self.mask = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="mask")
 
     def call(self, x):
-        return self.mean + self.mask * x
+        return self.mean + self.mask * ops.sigmoid(x[..., 3:]) * x[..., :3]
 
     def init_from_stats(self, mean, mask):
         """Take the mean frame [H, W, 3] in 0..1 and the mask [H, W, 1] in 0..1."""

@@ -62,7 +62,7 @@ def run(tmp_path_factory, small):
     config = Config(**small, noise=0.1)
     model = VideoModel(config)
     for variable in model.generator.trainable_variables:
-        if variable.path.endswith("kernel") and variable.shape[-1] == 3:  # colours, with the contrast of trained ones
+        if variable.path.endswith("kernel") and variable.shape[-1] == 4:  # colours, with the contrast of trained ones
             variable.assign(10 * variable)
     run = tmp_path_factory.mktemp("played") / "logs" / "20220104-213105"
     run.mkdir(parents=True)

@@ -59,16 +59,19 @@ def test_generators_of_every_kind_are_smooth_functions_of_the_latent(values):
     assert 0 < np.abs(near - here).max() < 0.01 < np.abs(far - here).max()
 
 
-def test_a_background_is_drawn_on_where_the_mask_says():
-    layer, x = Background(), normal(2, 8, 8, 3)
+def test_a_background_is_drawn_on_where_mask_and_gate_say():
+    layer, x = Background(), normal(2, 8, 8, 4)
     mean = np.random.default_rng(0).uniform(0.1, 0.9, (8, 8, 3))
     mask = np.zeros((8, 8, 1))
     mask[4:] = 1
+    x[:, 4:, :2, 3], x[:, 4:, 6:, 3] = -50, 50
     layer(x)
     layer.init_from_stats(mean, mask)
-    drawn = 1 / (1 + np.exp(-numpy(layer(x))))
-    np.testing.assert_allclose(drawn[:, :4], np.broadcast_to(mean, drawn.shape)[:, :4], atol=1e-5)
-    np.testing.assert_allclose(drawn[:, 4:], 1 / (1 + np.exp(-x - np.log(mean / (1 - mean))))[:, 4:], atol=1e-5)
+    added = numpy(layer(x)) - np.log(mean / (1 - mean))
+    np.testing.assert_allclose(added[:, :4], 0, atol=1e-5)
+    np.testing.assert_allclose(added[:, 4:, :2], 0, atol=1e-5)
+    np.testing.assert_allclose(added[:, 4:, 6:], x[:, 4:, 6:, :3], atol=1e-5)
+    np.testing.assert_allclose(added[:, 4:], (x[..., :3] / (1 + np.exp(-x[..., 3:])))[:, 4:], atol=1e-5)
 
 
 def test_coordinates_are_two_channels_more_of_a_convolution():
