@@ -1,6 +1,6 @@
 """What TensorFlow and JAX do not do alike: gradients, compiled steps, several devices.
 
-Everything else is keras.ops. `make_backend` gives the one that Keras runs on (environment variable KERAS_BACKEND).
+Everything else is plain Keras. `make_backend` gives the one that Keras runs on (environment variable KERAS_BACKEND).
 """
 
 import os

@@ -87,6 +87,7 @@ class GAN:
             return dict(
                 normals=random.normal(shape, seed=source),
                 start=random.randint((), 0, config.seq_len - config.clip_len + 1, seed=source),
+                # Of real or drawn clips, in y or x.
                 shifts=random.randint((2, 2, config.batch_size), 0, config.img_size // 4 + 1, seed=source),
                 fresh=random.normal((shape[0], shape[2]), seed=source),
                 reset=random.uniform((shape[0], 1), seed=source) < config.reset_probability,

@@ -139,7 +139,7 @@ class Generator(keras.Sequential):
         self.build((None, config.latent_size))
 
     def transposed(self, first, *others, outputs):
-        """Add the layers of the original, up to the logits of `outputs` channels."""
+        """Add the layers of the original, up to `outputs` logits a pixel."""
         for channels, stride, padding in [(first, 1, "valid"), *((channels, 2, "same") for channels in others)]:
             self.add(layers.Conv2DTranspose(channels, 4, strides=stride, padding=padding, use_bias=False))
             self.add(layers.BatchNormalization(momentum=0.9))  # statistics are gathered anew before weights are saved
@@ -147,9 +147,7 @@ class Generator(keras.Sequential):
         self.add(layers.Conv2DTranspose(outputs, 4, strides=2, padding="same", dtype="float32"))
 
     def bilinear(self, size, first, *others, outputs):
-        """Add the layers of the modern architecture, from maps of `size` pixels up to the logits of `outputs`
-        channels.
-        """
+        """Add the layers of the modern architecture, from maps of `size` pixels to `outputs` logits a pixel."""
         self.add(layers.Conv2DTranspose(first, size))  # of one pixel: each number of the latent adds its own map
         for channels in others:
             self.add(layers.RMSNormalization())
