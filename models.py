@@ -195,7 +195,8 @@ class Background(layers.Layer):
         self.mask = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="mask")
 
     def call(self, x):
-        return self.mean + self.mask * ops.sigmoid(x[..., 3:]) * x[..., :3]
+        x, gate = ops.split(x, [3], axis=-1)  # the gradient of slices would cost more
+        return self.mean + self.mask * ops.sigmoid(gate) * x
 
     def init_from_stats(self, mean, mask):
         """Take the mean frame [H, W, 3] in 0..1 and the mask [H, W, 1] in 0..1."""
