@@ -82,8 +82,8 @@ class Config:
                          group="losses", low=0, high=1e6)
 
     # The optimisation.
-    learning_rate: float = param(5e-4, "peak learning rate; rises over 100 steps, then falls to 0 along a cosine",
-                                 group="optimisation", low=0, high=1)
+    learning_rate: float = param(5e-4, "learning rate; rises over 100 steps, and with --arch original then falls to 0 "
+                                       "along a cosine", group="optimisation", low=0, high=1)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
     steps: int = param(4000, "training steps; with --mode eval the time steps of the rollout, rounded to thousands, by "

@@ -135,8 +135,11 @@ def train(config, frames, run=None, backend=None):
 
 
 def learning_rate(config, step, progress):
-    """The learning rate of a step: it rises over the first steps, then falls along a cosine with the run's progress."""
-    return config.learning_rate * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
+    """The learning rate of a step: it rises over the first steps, and that of the original then falls to 0 along a
+    cosine with the run's progress, 0..1.
+    """
+    rate = config.learning_rate * min(1, (step + 1) / WARM_UP)
+    return rate * 0.5 * (1 + math.cos(math.pi * progress)) if config.arch == "original" else rate
 
 
 def resume(gan, run):

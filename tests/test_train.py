@@ -17,7 +17,7 @@ import checkpoints
 import data
 import sample
 import train
-from config import Config
+from config import PRESETS, Config
 from files import UserError
 from gan import METRICS
 from helpers import ROOT, learn, start, until
@@ -140,16 +140,20 @@ def test_the_state_is_saved_between_two_checkpoints(trained, footage, monkeypatc
     assert names(only_run(footage)) == ["config.json", "state.2.h5", "state.3.h5"]
 
 
-def test_max_minutes_ends_a_run_at_a_learning_rate_of_0(trained, monkeypatch):
+def test_max_minutes_ends_a_run(trained, monkeypatch):
     seconds = iter(range(0, 10**6, 2))
     monkeypatch.setattr(train.time, "perf_counter", lambda: float(next(seconds)))
     run = trained(max_minutes=20.0)
     rates = [event.value for event in events(run).Scalars("learning_rate")]
     assert 100 < step_of(run) < 700
     assert rates[0] <= Config().learning_rate * train.LOG_EVERY / train.WARM_UP, "it warms up"
-    falling = rates[train.WARM_UP // train.LOG_EVERY:]
-    assert falling == sorted(falling, reverse=True)
-    assert rates[-1] < 0.1 * Config().learning_rate
+    np.testing.assert_allclose(rates[train.WARM_UP // train.LOG_EVERY:], Config().learning_rate, rtol=1e-6)
+
+
+def test_the_originals_learning_rate_falls_along_a_cosine():
+    original = Config(**PRESETS["original"])
+    rates = [train.learning_rate(original, 1000, progress) for progress in (0, 1 / 3, 0.5, 1)]
+    np.testing.assert_allclose(rates, [1e-3, 7.5e-4, 5e-4, 0], atol=1e-12)
 
 
 @pytest.mark.usefixtures("eagerly")
