@@ -156,6 +156,16 @@ def test_the_originals_learning_rate_falls_along_a_cosine():
     np.testing.assert_allclose(rates, [1e-3, 7.5e-4, 5e-4, 0], atol=1e-12)
 
 
+def test_max_minutes_ends_the_original_at_a_learning_rate_of_0(trained, monkeypatch):
+    seconds = iter(range(0, 10**6, 2))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: float(next(seconds)))
+    run = trained(max_minutes=20.0, arch="original", gamma=0.0)
+    rates = [event.value for event in events(run).Scalars("learning_rate")]
+    falling = rates[train.WARM_UP // train.LOG_EVERY:]
+    assert falling == sorted(falling, reverse=True)
+    assert rates[-1] < 0.1 * Config().learning_rate
+
+
 @pytest.mark.usefixtures("eagerly")
 def test_a_diverging_run_stops_and_keeps_its_checkpoint(trained, monkeypatch):
     run = trained(steps=2)
