@@ -1,10 +1,10 @@
 """How smoothly videos are watched: in a window, and in a browser.
 
-    python benchmarks/watch.py [--weights PATH] [--fps 60] [--seconds 60]
+    python benchmarks/watch.py [--weights PATH] [--fps 60] [--seconds 60] [--grid 1x1]
 
-The window opens on a virtual screen (Xvfb), the page, exported anew, in a headless Chromium, a minute each. Prints the
-frames a second, and the median and 99th percentile of the time from one frame to the next. Wants Xvfb, Chromium, and
-the page built by `make web`; what is missing is left out.
+The window, of one video or a grid of them, opens on a virtual screen (Xvfb), the page, exported anew, in a headless
+Chromium, a minute each. Prints the frames a second, and the median and 99th percentile of the time from one frame to
+the next. Wants Xvfb, Chromium, and the page built by `make web`; what is missing is left out.
 """
 
 import argparse
@@ -36,8 +36,8 @@ COUNT = """() => {
 }"""
 
 
-def window(prefix, fps, seconds):
-    """Show a video in a window for so long; the times of its frames, in seconds."""
+def window(prefix, fps, seconds, rows, columns):
+    """Show videos in a window for so long; the times of their frames, in seconds."""
     with screen():
         import cv2
 
@@ -53,7 +53,7 @@ def window(prefix, fps, seconds):
             times.append(time.perf_counter())
 
         cv2.imshow = timed
-        frames = (frames[0] for frames in sample.Sampler(prefix).frames())
+        frames = (sample.tile(frames, rows) for frames in sample.Sampler(prefix, rows * columns).frames())
         next(frames)  # the networks are built, and the first frame is drawn
         end = time.perf_counter() + seconds
         show(itertools.takewhile(lambda _: time.perf_counter() < end, frames), fps)
@@ -106,14 +106,17 @@ def page(prefix, seconds):
 
 def main():
     import checkpoints
+    from learn import check_playing
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--weights")
     parser.add_argument("--fps", type=float, default=60)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--grid", default="1x1", help="rows x columns of videos in the window")
     flags = parser.parse_args()
+    rows, columns = check_playing(0, flags.fps, flags.grid)
     prefix = checkpoints.find_weights(flags.weights)
-    places = {"window": ("Xvfb", lambda: window(prefix, flags.fps, flags.seconds)),
+    places = {"window": ("Xvfb", lambda: window(prefix, flags.fps, flags.seconds, rows, columns)),
               "page": ("chromium", lambda: page(prefix, flags.seconds))}
     for name, (program, measure) in places.items():
         if not shutil.which(program):
