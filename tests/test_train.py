@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import data
+import learn as program
 import sample
 import train
 from config import PRESETS, Config
@@ -148,6 +149,18 @@ def test_max_minutes_ends_a_run(trained, monkeypatch):
     assert 100 < step_of(run) < 700
     assert rates[0] <= Config().learning_rate * train.LOG_EVERY / train.WARM_UP, "it warms up"
     np.testing.assert_allclose(rates[train.WARM_UP // train.LOG_EVERY:], Config().learning_rate, rtol=1e-6)
+
+
+def test_short_footage_is_trained_for_fewer_steps(footage, small, monkeypatch, capsys):
+    monkeypatch.chdir(footage)
+    configs = []
+    monkeypatch.setattr(train, "train", lambda config, *_: configs.append(config) or (None, None))
+    flags = {name: small[name] for name in ("img_size", "batch_size", "clip_len")}
+    for given in {}, dict(steps=5000), dict(max_minutes=2.0), dict(preset="original"):
+        program.train(**flags | given)
+    assert [config.steps for config in configs] == [1200, 5000, 4000, 33_600], "40 frames, of which a step shows 12"
+    assert re.findall("augmentation, (.*)", capsys.readouterr().out) == [
+        "1,200 training steps", "5,000 training steps", "2 minutes", "33,600 training steps"]
 
 
 def test_the_originals_learning_rate_falls_along_a_cosine():
