@@ -86,9 +86,8 @@ class Config:
                                        "along a cosine", group="optimisation", low=0, high=1)
     ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps; by default fewer where the footage is short, so that each frame is shown "
-                             "about 400 times at most; with --mode eval the time steps of the rollout, rounded to "
-                             "thousands, by default 1000000",
+    steps: int = param(4000, "training steps; by default no more than 400 epochs of the footage have; with --mode eval "
+                             "the time steps of the rollout, rounded to thousands, by default 1000000",
                        group="optimisation", low=1, high=10**9)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: no limit", group="optimisation",
                                low=0, high=1e6)

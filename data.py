@@ -37,7 +37,7 @@ CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cac
 MOVES = 4 / 255  # standard deviation of a pixel in time from which on its mask is 1; below, smaller: cameras make noise
 LAGS = sorted({round(1.2**i) for i in range(39)})  # frames, 1 to 1,021: over these frames are compared
 STEP, INDEPENDENT = 0.11, 0.8  # distances, as shares of that of frames of independent times
-SHOWN = 400  # times that a training shows each frame at most, by default; after more a fire got worse
+EPOCHS = 400  # that a training takes at most, by default
 ARRANGEMENTS = 100  # footage shorter than so many decorrelation lags is augmented
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
@@ -191,9 +191,9 @@ def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
 
 
 def longest_training(cache, batch_size, clip_len, every_nth):
-    """The training steps after which each frame of the cache was shown about SHOWN times."""
+    """The training steps of EPOCHS epochs of the frames in the cache."""
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
-    return SHOWN * batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
+    return EPOCHS * batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
 
 
 def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):

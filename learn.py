@@ -63,7 +63,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     if not run:
         measured, lag = data.suited(frames)
         config = dataclasses.replace(config, **(measured | given))
-        if not {"steps", "max_minutes"} & given.keys():
+        if "steps" not in given and not config.max_minutes:
             longest = data.longest_training(frames, config.batch_size, config.clip_len, config.every_nth)
             config = dataclasses.replace(config, steps=min(config.steps, longest))
         say(f"{config.data_dir}: frames are independent after {lag} frames{' or more' * (lag == data.LAGS[-1])}; "

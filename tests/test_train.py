@@ -156,11 +156,12 @@ def test_short_footage_is_trained_for_fewer_steps(footage, small, monkeypatch, c
     configs = []
     monkeypatch.setattr(train, "train", lambda config, *_: configs.append(config) or (None, None))
     flags = {name: small[name] for name in ("img_size", "batch_size", "clip_len")}
-    for given in {}, dict(steps=5000), dict(max_minutes=2.0), dict(preset="original"):
+    for given in {}, dict(max_minutes=0.0), dict(steps=5000), dict(max_minutes=2.0), dict(preset="original"):
         program.train(**flags | given)
-    assert [config.steps for config in configs] == [1200, 5000, 4000, 33_600], "40 frames, of which a step shows 12"
+    assert [config.steps for config in configs] == [1200, 1200, 5000, 4000, 33_600], \
+        "40 frames, of which a step shows 12"
     assert re.findall("augmentation, (.*)", capsys.readouterr().out) == [
-        "1,200 training steps", "5,000 training steps", "2 minutes", "33,600 training steps"]
+        "1,200 training steps", "1,200 training steps", "5,000 training steps", "2 minutes", "33,600 training steps"]
 
 
 def test_the_originals_learning_rate_falls_along_a_cosine():
