@@ -53,7 +53,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
                         "--data_dir")
     # Only where nobody named a folder: frames for a misspelt name would be the wrong ones, in the wrong place.
     if not run and (interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir))):
-        say(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating a lava lamp")
+        say(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating two fluids")
         simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
     frames = data.load(config.data_dir, config.img_size, cache_dir)
     footage, fps = data.digest(frames), float(data.record(config.data_dir).get("fps") or config.fps)
@@ -205,7 +205,7 @@ def prepare(video=None, crop=None, fps=None, data_dir="frames", img_size=64, ove
 
 
 def simulate(n_frames=108_000, data_dir="frames", img_size=64, seed=0, overwrite=False):
-    """Simulate a lava lamp, for whoever has no footage."""
+    """Simulate two fluids in a lamp, for whoever has no footage."""
     Config(img_size=img_size, seed=seed)
     import prepare
 
@@ -227,7 +227,7 @@ def tell(record, data_dir):
 
 
 HYPER_PARAMETERS = [f for f in dataclasses.fields(Config) if f.metadata["flag"]]  # those of one group together
-MODES = dict(train=train, live=live, video=video, eval=evaluate, export=export, prepare=prepare, simulate=simulate)
+MODES = dict(train=train, live=live, video=video, prepare=prepare, simulate=simulate, eval=evaluate, export=export)
 
 
 def flags(mode):

@@ -8,6 +8,7 @@ import pytest
 
 from config import Config
 from helpers import learn
+from learn import MODES, flags
 
 
 def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path):
@@ -26,6 +27,18 @@ def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path)
             assert re.search(rf"--{f.name} .*?\(default: {f.default}[;)]", text), f.name
     for flag in "weights", "fps", "duration", "out", "video", "crop", "overwrite", "n_frames", "preset", "resume":
         assert f"--{flag}" in text
+
+
+def test_help_names_every_mode_that_takes_a_flag(tmp_path):
+    group = ""
+    for line in re.split(r"\n(?=\S|  --)", learn(tmp_path, "--help").stdout):
+        text = " ".join(line.split())
+        if text.startswith("--"):
+            name = re.match(r"--(\w+)", text)[1]
+            told = set(re.findall(r"\w+", group + " " + text.partition("also with --mode ")[2]))
+            assert {mode for mode in MODES if name in flags(mode)} <= told, name
+        else:
+            group = "train" if text.startswith("training") else text
 
 
 @pytest.mark.parametrize("flags, complaint", [
