@@ -3,7 +3,7 @@
     make bench          (python benchmarks/bench.py)
 
 Every figure is taken in a process of its own, one after the other, in the same minutes: compare ratios, as times vary
-from run to run. "Wanted" is what we ask of the row, of ours or of the ratio. Takes less than ten minutes on two cores.
+from run to run. "Wanted" is what we ask of the row, of ours or of the ratio. Takes about ten minutes on two cores.
 """
 
 import itertools

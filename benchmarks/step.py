@@ -3,11 +3,11 @@
     python benchmarks/step.py [--repeat 5] [--unrolled] [the training flags of learn.py]
     KERAS_BACKEND=jax python benchmarks/step.py ...
 
-With --unrolled the same networks are called anew at every step of a sequence; ours rolls out the latents first, and
-calls generator and discriminator once, on all frames as one batch. Prints JSON: the device, seconds from building the
-networks to the end of the first call (which compiles), seconds a step of each later call, the largest resident memory
-of the process and, on a GPU, of the device, in GB, and on one device the GFLOP of convolutions and matrix products in a
-step, but for its loops, which are small GRUs (with --accumulate most of the step is a loop).
+With --unrolled, for --preset original alone, the same networks are called anew at every step of a sequence; ours rolls
+out the latents first, and calls generator and discriminator once, on all frames as one batch. Prints JSON: the device,
+seconds from building the networks to the end of the first call (which compiles), seconds a step of each later call, the
+largest resident memory of the process and, on a GPU, of the device, in GB, and on one device the GFLOP of convolutions
+and matrix products in a step, but for its loops, which are small GRUs (with --accumulate most of the step is a loop).
 """
 
 import argparse
