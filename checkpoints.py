@@ -54,7 +54,7 @@ def save_state(tensors, run, step):
     """Write a training state to `run`/state.<step>.h5, whole or not at all, and remove all but the newest two.
 
     `tensors` is a dict, list or tuple, nested, of what np.asarray turns into numbers; each is stored under its path,
-    such as "optimizer/0", with all its bits.
+    such as "state/g/0", with all its bits.
     """
     import h5py
 

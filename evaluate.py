@@ -66,7 +66,7 @@ FIGURES = {
     "autocorrelation_100": (None, None, "largest autocorrelation of the latents of a video from a lag of 100 steps on"),
     "autocorrelation_1000": (0, 0.1, "the same from 1,000 steps on; a cycle has 1"),
     "latent_distance_mean": (0.95, 1.05, "mean distance of the latents of two videos, over that of normal vectors"),
-    "latent_distance_least": (0.5, math.inf, "the least such distance; 0: two videos fell into step"),
+    "latent_distance_least": (0.5, math.inf, "the least such distance; 0: two videos are the same"),
 }
 
 

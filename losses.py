@@ -46,8 +46,8 @@ def distance_penalty(fake, real):
 def distances(x):
     """Root mean square differences of thumbnails x [B, T, F], as vectors.
 
-    From the step before [B (T - 1)], from the next clip [B T], and, field by field, from the step before
-    [B (T - 1) F / 3].
+    From the step before [B (T - 1)], from the clip before it in the batch [B T], and, field by field, from the step
+    before [B (T - 1) F / 3].
     """
     change = x[:, 1:] - x[:, :-1]
     for difference in change, x - ops.roll(x, 1, axis=0), ops.reshape(change, (-1, 3)):

@@ -13,7 +13,7 @@ from models import VideoModel, interpolate, slerp
 
 CROSSFADE_STEPS = 25  # steps of the model over which one video turns into another, or a loop's end into its beginning
 BATCH_PIXELS = 2**18  # decoded at once where nobody waits for a frame
-BURN_IN_STEPS = 50  # before the first frame: training visits fresh noise rarely
+BURN_IN_STEPS = 50  # before the first frame: few of the latents in training are of chains that have just begun
 
 
 def load(prefix):

@@ -7,9 +7,9 @@ Wax, c = 1, and liquid, c = 0, fill a box; T is the temperature. Per unit of vis
     dT/dt + u.grad T = D lap T + heater (hot - T) - lid T - loss T
 
 The first line is the equation of Cahn and Hilliard (1958, https://doi.org/10.1063/1.1744102), carried along by a flow
-that feels the surface as mu grad c, as in Jacqmin (1999, https://doi.org/10.1006/jcph.1999.6332). An interface at rest
-is c = 1 / (1 + exp(-d / xi)), d being the distance from it, its tension is sigma, where K = 6 sigma xi and
-A = 3 sigma / xi. The flow is slow, without inertia; it glides along the walls without friction.
+on which the surface acts with the force mu grad c, as in Jacqmin (1999, https://doi.org/10.1006/jcph.1999.6332). An
+interface at rest is c = 1 / (1 + exp(-d / xi)), d being the distance from it, its tension is sigma, where K = 6 sigma
+xi and A = 3 sigma / xi. The flow is slow, without inertia; it glides along the walls without friction.
 
 Lengths are in heights of the glass, times in seconds, temperatures in the mean temperature of the heater. Arrays are
 [y, x], y up from the floor. Densities lie at the centres of square cells, velocities on their faces (Harlow and Welch,
