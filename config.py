@@ -84,13 +84,14 @@ class Config:
     # The optimisation.
     learning_rate: float = param(5e-4, "learning rate; rises over 100 steps, and with --arch original then falls to 0 "
                                        "along a cosine", group="optimisation", low=0, high=1)
-    ema: float = param(0.998, "decay a step of the weight average that is saved for playing; 0: no average",
+    ema: float = param(0.998, "largest decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps; by default no more than 400 epochs of the footage have; with --mode eval "
-                             "the time steps of the rollout, rounded to thousands, by default 1000000",
+    steps: int = param(4000, "training steps; where it is not given, no more than 400 epochs of the footage have; with "
+                             "--mode eval the time steps of the rollout, rounded to thousands, 1000000 where it is "
+                             "not given",
                        group="optimisation", low=1, high=10**9)
-    max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: no limit", group="optimisation",
-                               low=0, high=1e6)
+    max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: --steps ends the run",
+                               group="optimisation", low=0, high=1e6)
     save_every: int = param(400, "steps between two checkpoints", group="optimisation", low=1, high=10**9)
     seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
                       high=2**31 - 1)

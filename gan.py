@@ -180,7 +180,7 @@ class GAN:
                 for w, g, v in zip(weights, gradients, moments, strict=True)], moments
 
     def move_average(self, average, weights, step):
-        """The exponential moving average of the weights, which follows faster in the first steps."""
+        """The exponential moving average of the weights: its decay is step / (step + 10), at most config.ema."""
         step = ops.cast(step, "float32")
         decay = ops.minimum(self.config.ema, step / (step + 10))
         return [w + decay * (mean - w) for mean, w in zip(average, weights, strict=True)]

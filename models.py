@@ -118,9 +118,9 @@ class Generator(keras.Sequential):
     """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by convolutions.
 
     `original`: a DCGAN, transposed convolutions and batch norm (Radford et al. 2016, https://arxiv.org/abs/1511.06434).
-    `modern`: a linear map from the latent to feature maps of MAP_SIZE pixels, then bilinear upsampling between
-    convolutions, each of which is given the coordinates of the pixels, and RMS normalisation of each pixel's channels,
-    so that a frame is drawn the same alone and in a batch.
+    `modern`: a linear map from the latent to feature maps of MAP_SIZE pixels, or of half a frame's where these are
+    fewer, then bilinear upsampling between convolutions, each of which is given the coordinates of the pixels, and RMS
+    normalisation of each pixel's channels, so that a frame is drawn the same alone and in a batch.
     """
 
     def __init__(self, config):
