@@ -42,13 +42,15 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
         What frames.json says: see `data.record`.
 
     Raises:
-        UserError: the video is missing, is no video or holds no frames; the crop reaches out of the picture; `fps` is
-            out of bounds; `data_dir` holds other images and `overwrite` is False, or cannot be written, or another
-            process writes there.
+        UserError: the video is missing, lies among the images in `data_dir`, is no video, holds no frames, or has
+            colours that cannot be converted; the crop reaches out of the picture; `fps` is out of bounds; `data_dir`
+            holds other images and `overwrite` is False, or cannot be written, or another process writes there.
         OSError: the video cannot be read.
     """
     if not os.path.isfile(video):
         raise UserError(f"{video} is not there, or is not a file; name a video")
+    if any(path.exists() and path.samefile(video) for path in images(data_dir)):
+        raise UserError(f"{video} lies among the images of {data_dir}; move it elsewhere, or take another --data_dir")
     if fps and not 0.01 <= fps <= 1000:
         raise UserError(f"--fps {fps:g} is out of bounds; take from 0.01 to 1000 frames of the video a second")
     with open(video, "rb") as file:
@@ -66,7 +68,9 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
     crop = square(width, height, crop)
     rate = fps or reader.rate
     frames = sample(itertools.chain([first], timed), rate, 1 / reader.rate)
-    return write((reader.picture(frame, crop, img_size) for frame in frames), data_dir, overwrite,
+    pictures = (reader.picture(frame, crop, img_size) for frame in frames)
+    head = list(itertools.islice(pictures, 1))  # what fails, fails before an image is removed
+    return write(itertools.chain(head, pictures), data_dir, overwrite,
                  origin=dict(kind="video", sha256=digest, crop=list(crop), img_size=img_size, fps=fps),
                  source=Path(video).name, fps=rate, expected=round(reader.seconds * rate), lost=reader.lost)
 

@@ -111,12 +111,20 @@ class VideoReader:
         self.size = shown[::-1] if across else shown
 
     def picture(self, frame, crop, img_size):
-        """The part `crop` of a frame as it is shown, uint8 BGR [img_size, img_size, 3]."""
+        """The part `crop` of a frame as it is shown, uint8 BGR [img_size, img_size, 3].
+
+        Raises:
+            UserError: its colours cannot be converted.
+        """
         wide = frame.color_primaries == BT2020 or frame.color_trc in (PQ, HLG)
         # Of one that does not say how its colours are made, as of a television picture of its size.
         hd = frame.width >= 1280 or frame.height > 576
         matrix = ("ITU709" if hd else "ITU601") if frame.colorspace == UNTAGGED else None
-        image = frame.reformat(*self.stored, "rgb48le" if wide else "bgr24", src_colorspace=matrix).to_ndarray()
+        try:
+            image = frame.reformat(*self.stored, "rgb48le" if wide else "bgr24", src_colorspace=matrix).to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise UserError(f"{self.path} has colours that ffmpeg does not convert to RGB ({error}); convert it "
+                            "to a usual format first") from None
         if frame.interlaced_frame:
             image = image[::2]  # the two halves of it were taken at two times
         image = turned(image, *self.turn)
@@ -143,7 +151,7 @@ def frame_rate(times, stream):
     steps = steps[steps > 0]
     if not len(steps):
         return told, True
-    usual = np.median(steps)
+    usual = np.sort(steps)[len(steps) // 2]
     even = np.abs(steps - usual) <= 0.05 * usual + 1.01 * float(stream.time_base)  # to which times are rounded
     rate = min(1 / steps[even].mean(), 1000.0)
     return told if abs(told / rate - 1) < 0.02 else rate, np.mean(even) >= 0.99

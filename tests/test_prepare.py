@@ -214,6 +214,12 @@ def test_a_video_of_varying_rate_is_sampled_by_time(tmp_path, suffix):
         assert noted["lost"] == []
 
 
+def test_a_video_of_two_rates_and_few_frames_has_one_of_them(tmp_path):
+    first, *others = (Image.fromarray(frame) for frame in greys([50, 100, 150]))
+    first.save(tmp_path / "lamp.gif", save_all=True, append_images=others, duration=[100, 200, 100])
+    assert prepare.prepare(tmp_path / "lamp.gif", tmp_path / "frames", 16)["fps"] in (5, 10)
+
+
 @pytest.mark.parametrize("rate", [60, Fraction(30000, 1001), 12])
 def test_frames_are_at_the_rate_of_the_video(tmp_path, rate):
     video = encoded(tmp_path / "lamp.mp4", greys(range(50, 130, 2)), "libx264", rate, "yuv444p")
@@ -409,6 +415,30 @@ def test_images_of_the_user_are_refused_unless_overwriting(tmp_path, name):
     assert contents(folder) == before
     prepare.simulate(3, folder, 16, 0, overwrite=True)
     assert set(contents(folder)) == {"notes.txt", data.RECORD, *(f"image000000{i}.png" for i in (1, 2, 3))}
+
+
+def test_a_video_among_the_images_to_remove_is_refused(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    first, *others = (Image.fromarray(frame) for frame in greys([50, 100, 150]))
+    first.save(folder / "lamp.webp", save_all=True, append_images=others)
+    before = contents(folder)
+    with pytest.raises(UserError, match=r"lamp\.webp lies among the images of .*frames"):
+        prepare.prepare(folder / "lamp.webp", folder, 16, overwrite=True)
+    assert contents(folder) == before
+
+
+def test_a_video_whose_colours_cannot_be_converted_is_refused(tmp_path):
+    folder = tmp_path / "frames"
+    prepare.simulate(3, folder, 16, 0)
+    before = contents(folder)
+    video = tmp_path / "lamp.mp4"
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=duration=1",
+                    "-c:v", "libx264", "-pix_fmt", "yuv420p", "-bsf:v", "h264_metadata=matrix_coefficients=8", video],
+                   check=True)
+    with pytest.raises(UserError, match=r"lamp\.mp4 .*convert"):
+        prepare.prepare(video, folder, 16, overwrite=True)
+    assert contents(folder) == before
 
 
 def test_an_image_of_the_user_among_our_own_is_refused(tmp_path):
