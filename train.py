@@ -20,7 +20,9 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm
 
 import checkpoints
@@ -31,6 +33,7 @@ from gan import GAN, METRICS
 STATE_SECONDS = 300  # between two saved training states, where --save_every steps take longer
 WARM_UP = 100  # steps over which the learning rate rises linearly
 LOG_EVERY = 10  # steps between two points of a TensorBoard curve
+BINS = 100  # of a histogram
 SAMPLE_EVERY = 200  # steps between two sets of TensorBoard's images; a run stopped before the first leaves no weights
 
 
@@ -92,7 +95,8 @@ def train(config, frames, run=None, backend=None):
             say(f"training in {run} on {backend.describe()}; "
                 f"curves and pictures: tensorboard --logdir {quoted(run.parent)}")
             say(f"{sizes(gan)}; the first step takes a while")
-            log = held.enter_context(SummaryWriter(run))
+            with saving(run, step):
+                log = held.enter_context(Log(run))
         at_once = math.gcd(backend.steps_at_once, step, config.save_every,
                            *([] if config.max_minutes else [config.steps]))
         stacks = held.enter_context(prefetched(batches, at_once))
@@ -121,11 +125,10 @@ def train(config, frames, run=None, backend=None):
                 return step // interval > before // interval
 
             show(bar, progress(step), step, metrics[-1])
-            if passed(LOG_EVERY):
-                for name, value in zip((*METRICS, "learning_rate"), (*metrics[-1], rates[-1]), strict=True):
-                    log.add_scalar(name, value, step)
-            if passed(SAMPLE_EVERY):
-                log_samples(gan, log, step)
+            points = curves(metrics[-1], rates[-1]) if passed(LOG_EVERY) else []
+            points += samples(gan) if passed(SAMPLE_EVERY) else []
+            with saving(run, step):
+                log.write(points, step)
             if passed(config.save_every) or time.perf_counter() - saved_at > STATE_SECONDS:
                 save(gan, run, step, seconds, weights=passed(config.save_every))
                 saved_at = time.perf_counter()
@@ -235,11 +238,41 @@ def show(bar, done, step, metrics):
     bar.update(done - bar.n)
 
 
-def log_samples(gan, log, step):
+class Log:
+    """The file of a run that TensorBoard shows, written in this thread.
+
+    tensorboardX's SummaryWriter has a thread of its own, which ends where the disk is full, and then waits for it.
+    """
+
+    def __init__(self, run):
+        self.file = EventsWriter(str(run / "events"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with suppress(OSError):  # which `write` has raised before
+            self.file.close()
+
+    def write(self, points, step):
+        """Write what `curves` and `samples` give."""
+        for point in points:
+            self.file.write_event(Event(wall_time=time.time(), step=step, summary=point))
+        if points:
+            self.file.flush()
+
+
+def curves(metrics, rate):
+    """The METRICS of a step and its learning rate, each a point of a curve."""
+    return [summary.scalar(name, value)
+            for name, value in zip((*METRICS, "learning_rate"), (*metrics, rate), strict=True)]
+
+
+def samples(gan):
     """Frames of new chains, and histograms of their latents, at some time steps."""
     last = gan.config.seq_len - 1
     names = {"1_first": 0, "2_second": 1, "3_third": min(2, last), "4_middle": (last + 1) // 2, "5_last": last}
     latents, frames = gan.samples(list(names.values()))
-    for i, name in enumerate(names):
-        log.add_images(f"frames/{name}", frames[:, i], step, dataformats="NHWC")
-        log.add_histogram(f"latents/{name}", latents[:, i], step)
+    return [point for i, name in enumerate(names) for point in (
+        summary.image(f"frames/{name}", frames[:, i], dataformats="NHWC"),
+        summary.histogram(f"latents/{name}", latents[:, i], BINS))]

@@ -189,16 +189,12 @@ def measure_overhead():
         batches = data.batches(folder / "frames.npy", config.batch_size, config.clip_len, config.every_nth, 0)
         gan, metrics, steps = GAN(config), np.zeros(len(METRICS)), itertools.count()
 
-        def scalars():
-            for name in METRICS:
-                log.add_scalar(name, 0.0, 1)
-
-        with train.SummaryWriter(folder) as log, train.progress_bar(0.0, True) as bar:
+        with train.Log(folder) as log, train.progress_bar(0.0, True) as bar:
             state = cost(lambda: train.save(gan, folder, next(steps), 0.0, weights=False), 3)
             weights = cost(lambda: gan.save_weights(folder / f"weights.{next(steps)}"), 3)
             every = {1: cost(lambda: train.show(bar, 0.0, 1, metrics), 50),
-                     train.LOG_EVERY: cost(scalars, 20),
-                     train.SAMPLE_EVERY: cost(lambda: train.log_samples(gan, log, 1), 5),
+                     train.LOG_EVERY: cost(lambda: log.write(train.curves(metrics, 0.0), 1), 20),
+                     train.SAMPLE_EVERY: cost(lambda: log.write(train.samples(gan), 1), 5),
                      config.save_every: weights + state,
                      train.STATE_SECONDS: state}  # at a step a second
         return dict(batch=cost(lambda: next(batches), 50), log=sum(cost / steps for steps, cost in every.items()))

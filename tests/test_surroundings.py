@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from tensorboardX.record_writer import RecordWriter
 
 import checkpoints
 import data
@@ -68,17 +69,21 @@ def test_a_hangup_saves_unless_it_is_ignored(footage, flags):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
-def test_a_full_disk_is_told_and_leaves_the_last_state(footage, small, monkeypatch):
+@pytest.mark.parametrize("fails, steps", [((os, "fsync"), 2), ((RecordWriter, "write"), 40)])
+def test_a_full_disk_is_told_and_leaves_the_last_state(footage, small, monkeypatch, fails, steps):
     monkeypatch.chdir(footage)
     run, _ = train.train(Config(**small, steps=1), train.data.load("frames", 16))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=rf"step 1 could not be saved in {run} \(No space left on device\); make room "
+    def fill(*_):
+        monkeypatch.setattr(*fails, full)
+
+    monkeypatch.setattr(train, "show", fill)  # once a step is done
+    with pytest.raises(UserError, match=rf"step \d+ could not be saved in {run} \(No space left on device\); make room "
                                         rf"there, then go on from state.1.h5 with: --resume {run}"):
-        train.train(Config(**small, steps=2), train.data.load("frames", 16), run)
+        train.train(Config(**small, steps=steps), train.data.load("frames", 16), run)
     monkeypatch.undo()
     monkeypatch.chdir(footage)
     assert not list(run.glob(".*"))
