@@ -108,9 +108,9 @@ def train(config, frames, run=None, backend=None):
             try:
                 metrics, (seconds, stop) = gan.train(next(stacks), rates, clock)
             except FloatingPointError as error:
-                folder = quoted(run) if run else "the run's folder"
-                raise UserError(f"the training diverged after step {step}, {error}; the checkpoints in {folder} are "
-                                f"from before: go on from the last with --resume {folder}, or start anew with a lower "
+                states = run and checkpoints.numbered(run, "state")
+                way_on = f"go on from {states[-1].name} with --resume {quoted(run)}, or " if states else ""
+                raise UserError(f"the training diverged after step {step}, {error}; {way_on}start anew with a lower "
                                 "--learning_rate") from None
             except backend.gone as error:
                 if config.distribute != "multiworker":
