@@ -19,7 +19,7 @@ from tqdm import tqdm
 import data
 import metrics
 from backend import compiled
-from files import UserError, replacing
+from files import UserError, check_folder, replacing
 from models import slerp
 from sample import BATCH_PIXELS, BURN_IN_STEPS, load, to_frames
 
@@ -84,9 +84,11 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     Returns the entry: what was compared, and "figures", a list of dicts as `figure` makes them.
 
     Raises:
-        UserError: the footage is too short, the weights cannot be read, or there is an entry of more steps.
+        UserError: the footage is too short, the weights cannot be read, their folder cannot be written to, or there is
+            an entry of more steps.
     """
     known = entries(prefix.with_name("eval.json"))  # first, so that an error there comes before the long work
+    check_folder(prefix.parent)
     before = known[prefix.name]["steps"] if prefix.name in known else 0
     if before > steps and not overwrite:
         raise UserError(f"{prefix.with_name('eval.json')} holds the figures of {before:,} steps; give --steps as many, "
@@ -101,6 +103,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     figures = frame_figures(references, rollout, decode, seed) + latent_figures(rollout)
     entry = dict(frames=len(footage), every_nth=config.every_nth, clips=references[0].clips, videos=VIDEOS,
                  steps=rollout.stretches * STRETCH, samples=SAMPLES, seed=seed, figures=figures)
+    known = entries(prefix.with_name("eval.json"))  # again, as another evaluation may have ended meanwhile
     with replacing(prefix.with_name("eval.json")) as part:
         part.write_text(json.dumps(known | {prefix.name: entry}, indent=2) + "\n")
     plot_clips(prefix.with_name(f"{prefix.name}.clips.png"), footage, config.every_nth, rollout, decode)
@@ -132,8 +135,15 @@ class Reference:
         self.clips = math.prod(self.places.shape)
 
     def compare(self, samples, seed):
-        """The frame figures of each of some samples, by name: a list of dicts."""
+        """The frame figures of each of some samples, by name: a list of dicts.
+
+        Raises:
+            UserError: the two halves of the footage do not differ in a figure.
+        """
         [floor] = metrics.distances([self.halves[0]], self.halves[1], seed)
+        if same := [name for name, distance in floor.items() if not distance > 0]:
+            raise UserError(f"the two halves of the footage have the same {same[0]}: of {len(self.footage)} frames too "
+                            "few differ; give --data_dir a folder of more")
         excluded = min(FAR * self.every_nth, len(self.footage) // 4)
         own = self.nearest_neighbour(self.sample, self.places.ravel(), excluded)
         return [{

@@ -139,8 +139,11 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
     import data
 
     prefix = checkpoints.find_weights(weights)
-    frames = data.load(data_dir, Config.load(prefix.with_name("config.json")).img_size, cache_dir)
+    config = Config.load(prefix.with_name("config.json"))
+    frames = data.load(data_dir, config.img_size, cache_dir)
     say(f"evaluating {prefix} on {data_dir}")
+    if config.footage not in ("", data.digest(frames)):
+        say(f"{data_dir} holds other frames than those that {prefix} was trained on")
     with quiet_imports():
         import evaluate
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))

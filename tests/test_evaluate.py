@@ -1,6 +1,7 @@
 """The figures: each planted fault is flagged by the figure meant for it, and real frames by none."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -253,6 +254,43 @@ def test_eval_from_the_command_line(run, tmp_path):
     assert json.loads((run / "eval.json").read_text())["weights.10"] == entry
 
 
+@pytest.fixture
+def copied(run, tmp_path):
+    """The prefix of a copy of the weights, so that a test may change what lies beside them."""
+    for name in "weights.10.weights.h5", "config.json":
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    return tmp_path / "weights.10"
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(copied, monkeypatch):
+    def refuse(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"cannot be written to \(.*: Read-only file system\)"):
+        evaluate.evaluate(copied, None, 0, 3000)
+
+
+def test_figures_of_two_evaluations_at_once_are_both_kept(copied, monkeypatch):
+    other = {"weights.9": {"steps": 3000}}
+    monkeypatch.setattr(evaluate, "latent_figures",
+                        lambda _: copied.with_name("eval.json").write_text(json.dumps(other)) and [])
+    monkeypatch.setattr(evaluate, "frame_figures", lambda *_: [])
+    np.save(copied.with_name("frames.npy"), discs(400, 16))
+    entry = evaluate.evaluate(copied, copied.with_name("frames.npy"), 0, 3000)
+    assert json.loads(copied.with_name("eval.json").read_text()) == other | {"weights.10": entry}
+
+
+def test_footage_that_shows_nothing_or_was_not_trained_on_is_told(copied):
+    config = json.loads(copied.with_name("config.json").read_text())
+    copied.with_name("config.json").write_text(json.dumps(config | {"footage": "that of another film"}))
+    write_frames(copied.parent / "frames", np.zeros((100, 16, 16, 3), np.uint8))
+    done = learn(copied.parent, "--mode", "eval", "--weights", copied, "--steps", 3000)
+    assert done.returncode == 2
+    assert re.fullmatch("learn.py: the two halves of the footage have the same .* more", done.stderr.splitlines()[-1])
+    assert f"frames holds other frames than those that {copied} was trained on" in done.stdout
+
+
 def test_short_footage_is_refused(run, tmp_path):
     np.save(tmp_path / "frames.npy", discs(12, 16))
     with pytest.raises(UserError, match="12 frames are too few"):
@@ -261,10 +299,8 @@ def test_short_footage_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize("text", ["mine", "[" * 100_000, "[]", '{"weights.10": 1}', '{"weights.9": {}}',
                                   '{"weights.10": {"steps": "many"}}'])
-def test_a_foreign_eval_json_is_left_alone(run, tmp_path, text):
-    for name in "weights.10.weights.h5", "config.json":
-        (tmp_path / name).write_bytes((run / name).read_bytes())
-    (tmp_path / "eval.json").write_text(text)
+def test_a_foreign_eval_json_is_left_alone(copied, text):
+    copied.with_name("eval.json").write_text(text)
     with pytest.raises(UserError, match="move it away"):
-        evaluate.evaluate(tmp_path / "weights.10", tmp_path / "frames.npy", 0, 3000)
-    assert (tmp_path / "eval.json").read_text() == text
+        evaluate.evaluate(copied, None, 0, 3000)
+    assert copied.with_name("eval.json").read_text() == text
