@@ -47,14 +47,16 @@ def train(preset=None, resume=None, cache_dir=None, **values):
 
     check_folder(run or "logs")
     noted = data.record(config.data_dir)
-    interrupted = noted and not noted["complete"] and noted["origin"].get("kind") == "simulation"
+    asked = dict(img_size=config.img_size, seed=config.seed)
+    if interrupted := noted and not noted["complete"] and noted["origin"].get("kind") == "simulation":
+        asked = {name: value for name, value in noted["origin"].items() if name in flags("simulate")}
     if run and not data.images(config.data_dir):
         raise UserError(f"{config.data_dir} holds none of the frames that {run} was trained on; name their folder with "
                         "--data_dir")
     # Only where nobody named a folder: frames for a misspelt name would be the wrong ones, in the wrong place.
     if not run and (interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir))):
         say(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating two fluids")
-        simulate(data_dir=config.data_dir, img_size=config.img_size, seed=config.seed)
+        simulate(data_dir=config.data_dir, **asked)
     frames = data.load(config.data_dir, config.img_size, cache_dir)
     footage, fps = data.digest(frames), float(data.record(config.data_dir).get("fps") or config.fps)
     if run and config.footage not in ("", footage) and "data_dir" not in values:

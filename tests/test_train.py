@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import checkpoints
 import data
 import learn as program
+import prepare
 import sample
 import train
 from config import PRESETS, Config
@@ -205,6 +206,16 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
     process.terminate()
     process.communicate()
     assert process.returncode == 143
+
+
+def test_an_interrupted_simulation_goes_on_as_it_was_asked_for(tmp_path, flags):
+    record = tmp_path / "frames" / data.RECORD
+    prepare.simulate(3, record.parent, 32, 7)
+    whole = json.loads(record.read_text())
+    record.write_text(json.dumps(whole | dict(complete=False, n_frames=None)))
+    done = learn(tmp_path, *flags)
+    assert "3 frames and a clip takes 5" in done.stderr
+    assert json.loads(record.read_text()) == whole
 
 
 @pytest.mark.parametrize("extra, complaint", [
