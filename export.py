@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +94,15 @@ def check(out):
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
     held = [file for file in out.iterdir() if not PART.fullmatch(file.name)] if out.is_dir() else []
-    if held and not (out / "model.json").exists():
+    if held and not exported(out):
         raise UserError(f"--out {out} holds other things; name a new folder")
+
+
+def exported(out):
+    """Whether the folder `out` holds an export: its model.json is one of ours."""
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        return "burn_in_steps" in dict(json.loads((out / "model.json").read_text()))
+    return False
 
 
 def convert(function):

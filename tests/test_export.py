@@ -81,8 +81,10 @@ def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
     os.utime(killed, (0, 0))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "index.html").write_text("mine")
-    with pytest.raises(UserError, match="other things"):
-        export.export(run / "weights.10", tmp_path / "full")
+    for text in "{}", "[]", "mine":
+        with pytest.raises(UserError, match="other things"):
+            export.export(run / "weights.10", tmp_path / "full")
+        (tmp_path / "full" / "model.json").write_text(text)  # as other programs name their models, too
     with pytest.raises(UserError, match="is a file"):
         export.export(run / "weights.10", tmp_path / "full" / "index.html")
     export.export(run / "weights.10", tmp_path / "out")
@@ -100,12 +102,20 @@ def test_a_model_that_differs_is_not_exported(run, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+HEADERS = {}  # that a test adds to every answer
+
+
 @pytest.fixture(scope="session")
 def address(page):
     """Where a web server without any settings serves the page."""
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
+
+        def end_headers(self):
+            for name, value in HEADERS.items():
+                self.send_header(name, value)
+            super().end_headers()
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=page))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -192,6 +202,14 @@ def test_the_browser_draws_the_frames_that_python_draws(tab, run):
     assert np.abs(frames - expected).max() <= 2
 
 
+def test_the_video_moves_where_the_server_isolates_the_page(tab, monkeypatch):
+    monkeypatch.setitem(HEADERS, "Cross-Origin-Opener-Policy", "same-origin")
+    monkeypatch.setitem(HEADERS, "Cross-Origin-Embedder-Policy", "require-corp")
+    page = tab("?seed=1")
+    assert page.evaluate("crossOriginIsolated")
+    assert_moves(page)
+
+
 def test_the_video_moves_until_it_is_paused(tab):
     page = tab("?seed=1")
     assert_moves(page)
@@ -242,6 +260,14 @@ def test_a_grid_fills_the_window(tab):
     page.keyboard.press("g")
     page.wait_for_function("document.getElementById('video').clientWidth === 600")
     assert "videos" not in page.url
+
+
+def test_a_browser_without_offscreen_canvases_plays(tab, address):
+    page = tab()
+    page.add_init_script("delete window.OffscreenCanvas")
+    page.goto(address + "?seed=1")
+    assert not page.evaluate("'OffscreenCanvas' in window")
+    assert_moves(page)
 
 
 def test_a_grid_in_the_address_has_its_limit(tab):

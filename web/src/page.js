@@ -18,8 +18,8 @@ const canvas = /** @type {HTMLCanvasElement} */ (element("video"));
 const note = element("note");
 const bar = element("bar");
 const picture = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-const small = new OffscreenCanvas(1, 1); // the videos side by side, at their own size
-const tiles = /** @type {OffscreenCanvasRenderingContext2D} */ (small.getContext("2d"));
+const small = document.createElement("canvas"); // the videos side by side, at their own size
+const tiles = /** @type {CanvasRenderingContext2D} */ (small.getContext("2d"));
 
 const address = new URLSearchParams(location.search);
 let seed = whole(address.get("seed")) ?? Math.floor(Math.random() * 1e6);

@@ -28,7 +28,7 @@ import { normals } from "./normals.js";
  */
 export async function load(base) {
   ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", base) };
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+  ort.env.wasm.numThreads = 1; // more would load this script anew, in place of ONNX Runtime's own
   const config = await (await fetched(new URL("model.json", base))).json();
   const [transition, generator] = await Promise.all(
     ["transition.onnx", "generator.onnx"].map(async (name) =>
