@@ -59,13 +59,6 @@ def test_refuses_a_file_of_another_kind(tmp_path, text, complaint):
         Config.load(path)
 
 
-def test_a_hyper_parameter_that_a_file_lacks_has_its_default(tmp_path):
-    values = dataclasses.asdict(Config(noise=0.5))
-    del values["augment"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert Config.load(tmp_path / "config.json") == Config(noise=0.5)
-
-
 def test_names_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="missing"):
         Config.load(tmp_path / "config.json")

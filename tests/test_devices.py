@@ -18,7 +18,7 @@ import train
 from config import Config
 from devices import check_cluster, meet
 from files import UserError
-from helpers import start, until
+from helpers import PATIENCE, start, until
 
 
 def free_hosts(n):
@@ -163,7 +163,7 @@ def test_a_machine_that_waits_for_others_ends_at_a_signal(footage, flags, number
         if line.startswith("waiting for 127.0.0.1:"):
             break
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     assert not (footage / "logs").exists()

@@ -334,7 +334,7 @@ def memory():
     return total
 
 
-def test_memory_stays_what_it_is(tab):
+def test_memory_of_the_page_stays_what_it_is(tab):
     page = tab(reduced_motion="reduce")
     play = """async ([steps]) => {
         const worker = window.tried ??= new Worker("worker.js", {type: "module"});

@@ -79,7 +79,7 @@ def test_loops_may_be_short(run, steps):
 
 
 @pytest.mark.slow
-def test_memory_stays_what_it_is(run):
+def test_memory_of_playing_stays_what_it_is(run):
     frames = sample.Sampler(run / "weights.10").frames(50)
     for _ in itertools.islice(frames, 2000):
         pass

@@ -251,7 +251,7 @@ def test_out_of_memory_is_told_with_what_to_lower(tmp_path, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize("flags, advice", [
-    ("--img_size=64 --width=1024 --batch_size=9999", "lower --batch_size"),
+    ("--img_size=64 --width=1024 --batch_size=99999", "lower --batch_size"),
     ("--batch_size=90000 --seq_len=9999", "lower --batch_size, --seq_len"),
     ("--mode=video --grid=64x64", "lower --grid")])
 def test_what_no_memory_holds_is_refused(footage, run, small, monkeypatch, capsys, flags, advice):
