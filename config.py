@@ -50,10 +50,9 @@ class Config:
     fps: float = param(30.0, "frames a second of the footage", group="clips", low=0.01, high=1000, flag=False)
 
     # What the networks are.
-    arch: str = param("modern", "architecture: 'modern' (bilinear upsampling, RMS normalisation, pixel coordinates; a "
-                                "discriminator of frames, their differences and the batch's spread; Adam), or the "
-                                "'original' DCGAN with batch norm and SGD", group="networks",
-                      choices=("modern", "original"))
+    arch: str = param("modern", "architecture: 'modern' (bilinear upsampling, RMS normalisation; a discriminator of "
+                                "frames and their differences; Adam), or the 'original' DCGAN with batch norm and SGD",
+                      group="networks", choices=("modern", "original"))
     latent_size: int = param(64, "size of the latent", group="networks", low=2, high=8192, flag=False)
     rnn_units: int = param(128, "hidden size of the transition's and of the discriminator's GRU",
                            group="networks", low=1, high=8192, flag=False)
@@ -82,8 +81,9 @@ class Config:
                          group="losses", low=0, high=1e6)
 
     # The optimisation.
-    learning_rate: float = param(5e-4, "learning rate; rises over 100 steps, and with --arch original then falls to 0 "
-                                       "along a cosine", group="optimisation", low=0, high=1)
+    learning_rate: float = param(5e-4, "learning rate; rises over 100 steps, and falls to 0 over the last fifth of the "
+                                       "run, or with --arch original along a cosine", group="optimisation", low=0,
+                                 high=1)
     ema: float = param(0.998, "largest decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
     steps: int = param(4000, "training steps; where it is not given, no more than 400 epochs of the footage have; with "

@@ -32,6 +32,7 @@ from gan import GAN, METRICS
 
 STATE_SECONDS = 300  # between two saved training states, where --save_every steps take longer
 WARM_UP = 100  # steps over which the learning rate rises linearly
+FALL = 0.2  # share of a run, at its end, over which it falls
 LOG_EVERY = 10  # steps between two points of a TensorBoard curve
 BINS = 100  # of a histogram
 SAMPLE_EVERY = 200  # steps between two sets of TensorBoard's images; a run stopped before the first leaves no weights
@@ -138,11 +139,12 @@ def train(config, frames, run=None, backend=None):
 
 
 def learning_rate(config, step, progress):
-    """The learning rate of a step: it rises over the first steps, and that of the original then falls to 0 along a
-    cosine with the run's progress, 0..1.
+    """The learning rate of a step: it rises over the first steps and falls to 0 with the run's progress, 0..1.
+
+    That of the original falls along a cosine, otherwise it falls linearly over the last FALL of the run.
     """
-    rate = config.learning_rate * min(1, (step + 1) / WARM_UP)
-    return rate * 0.5 * (1 + math.cos(math.pi * progress)) if config.arch == "original" else rate
+    fall = 0.5 * (1 + math.cos(math.pi * progress)) if config.arch == "original" else min(1, (1 - progress) / FALL)
+    return config.learning_rate * min(1, (step + 1) / WARM_UP) * fall
 
 
 def resume(gan, run):
