@@ -125,8 +125,7 @@ class GAN:
         """The terms of the losses, by name, of part i of a device's share of the batch and the weights g and d.
 
         All chains are rolled out, whatever the part: their normality is that of all. Other statistics of a batch, in
-        the distance penalty, the minibatch deviation and batch norm, are those of the part; under the gradient penalty
-        those of the PENALISED clips.
+        the distance penalty and batch norm, are those of the part.
 
         Returns (terms, outputs, end): the outputs and the last states of the rollout, as `Transition.roll` gives them.
         """

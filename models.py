@@ -119,8 +119,8 @@ class Generator(keras.Sequential):
 
     `original`: a DCGAN, transposed convolutions and batch norm (Radford et al. 2016, https://arxiv.org/abs/1511.06434).
     `modern`: a linear map from the latent to feature maps of MAP_SIZE pixels, or of half a frame's where these are
-    fewer, then bilinear upsampling between convolutions, each of which is given the coordinates of the pixels, and RMS
-    normalisation of each pixel's channels, so that a frame is drawn the same alone and in a batch.
+    fewer, then bilinear upsampling between convolutions, and RMS normalisation of each pixel's channels, so that a
+    frame is drawn the same alone and in a batch.
     """
 
     def __init__(self, config):
@@ -153,32 +153,10 @@ class Generator(keras.Sequential):
             self.add(layers.RMSNormalization())
             self.add(layers.LeakyReLU(0.2))
             self.add(layers.Conv2D(channels, 3, padding="same"))  # before the upsampling, while there are few pixels
-            self.add(Coordinates(channels))
             self.add(layers.UpSampling2D(interpolation="bilinear"))
         self.add(layers.RMSNormalization())
         self.add(layers.LeakyReLU(0.2))
         self.add(layers.Conv2D(outputs, 3, padding="same", dtype="float32"))
-        self.add(Coordinates(outputs, dtype="float32"))
-
-
-class Coordinates(layers.Layer):
-    """Adds to features [B, H, W, C] a convolution of each pixel's coordinates, -1..1 to the right and down.
-
-    After a convolution this equals two more channels before it, but is computed once and not for each frame (CoordConv,
-    Liu et al. 2018, https://arxiv.org/abs/1807.03247).
-    """
-
-    def __init__(self, channels, **options):
-        super().__init__(**options)
-        self.convolve = layers.Conv2D(channels, 3, padding="same", use_bias=False, dtype=self.dtype_policy)
-
-    def build(self, shape):
-        _, height, width, _ = shape
-        self.places = np.stack(np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)), axis=-1)[None]
-        self.convolve.build(self.places.shape)
-
-    def call(self, x):
-        return x + self.convolve(ops.convert_to_tensor(self.places, dtype=x.dtype))
 
 
 class Background(layers.Layer):
@@ -218,9 +196,8 @@ class Discriminator(keras.Model):
     """Clips [B, T, img_size, img_size, 3] in 0..1 -> logits [B, L], high for real.
 
     Convolutions encode each frame, a GRU reads the features in time. `original`: one logit a step, L = T. `modern`:
-    each frame is concatenated with its difference to the one before, 0 for the first, and its features with the
-    minibatch standard deviation. There is a logit of each step's features, and from the second step on one of the GRU,
-    which has read all steps so far: L = 2 T - 1.
+    each frame is concatenated with its difference to the one before, 0 for the first. There is a logit of each step's
+    features, and from the second step on one of the GRU, which has read all steps so far: L = 2 T - 1.
     """
 
     def __init__(self, config):
@@ -237,7 +214,6 @@ class Discriminator(keras.Model):
                               use_cudnn=False, name="gru")
         use_bias = config.loss != "relativistic"  # in a difference of two logits it cancels
         self.clip_head = layers.Dense(1, use_bias=use_bias, name="clip_head")
-        features += self.modern
         self.gru.build((None, None, features))
         self.clip_head.build((None, None, config.rnn_units))
         if self.modern:
@@ -254,8 +230,6 @@ class Discriminator(keras.Model):
         batch, time, *shape = frames.shape
         features = self.backbone(ops.reshape(frames, (-1, *shape)), training=True)
         features = ops.cast(ops.reshape(features, (batch, time, -1)), "float32")
-        if self.modern:
-            features = ops.concatenate([features, minibatch_std(features)], axis=-1)
         clip_logits = self.clip_head(self.gru(features))[..., 0]
         if not self.modern:
             return clip_logits
@@ -269,12 +243,3 @@ def downsample(channels, batch_norm):
     if batch_norm:
         yield layers.BatchNormalization()
     yield layers.LeakyReLU(0.2)
-
-
-def minibatch_std(features):
-    """The standard deviation of features [B, T, F] across the batch, averaged over F, as a feature [B, T, 1].
-
-    Karras et al. 2018, https://arxiv.org/abs/1710.10196, of a frame's features in place of its pixels.
-    """
-    deviation = ops.mean(ops.sqrt(ops.var(features, axis=0) + 1e-8), axis=-1)
-    return ops.broadcast_to(deviation[None, :, None], (*features.shape[:2], 1))

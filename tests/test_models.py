@@ -7,16 +7,7 @@ import numpy as np
 import pytest
 
 from config import PRESETS, Config
-from models import (
-    Background,
-    Coordinates,
-    Discriminator,
-    Generator,
-    Transition,
-    interpolate,
-    minibatch_std,
-    standardise,
-)
+from models import Background, Discriminator, Generator, Transition, interpolate, standardise
 
 SMALL = Config(img_size=16, width=4, chains=8, batch_size=4, latent_size=16, rnn_units=12)
 
@@ -74,19 +65,6 @@ def test_a_background_is_drawn_on_where_mask_and_gate_say():
     np.testing.assert_allclose(added[:, 4:], (x[..., :3] / (1 + np.exp(-x[..., 3:])))[:, 4:], atol=1e-5)
 
 
-def test_coordinates_are_two_channels_more_of_a_convolution():
-    x, located = normal(2, 5, 7, 4), Coordinates(6)
-    places = np.stack(np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 5)), axis=-1)
-    plain = keras.layers.Conv2D(6, 3, padding="same")
-    added = numpy(located(plain(x)))
-    more = keras.layers.Conv2D(6, 3, padding="same")
-    more.build((2, 5, 7, 6))
-    more.set_weights([np.concatenate([plain.get_weights()[0], located.get_weights()[0]], axis=2), np.zeros(6)])
-    with_places = np.concatenate([x, np.broadcast_to(places, (2, 5, 7, 2))], axis=-1)
-    np.testing.assert_allclose(numpy(more(with_places)), added, atol=1e-5)
-    assert np.abs(added - numpy(plain(x))).max() > 0.1
-
-
 def test_a_frame_is_drawn_alone_as_among_others_also_in_training():
     generator, latents = Generator(SMALL), normal(6, 16)
     np.testing.assert_allclose(numpy(generator(latents, training=True))[2:3], numpy(generator(latents[2:3])), atol=1e-5)
@@ -108,13 +86,6 @@ def test_discriminator_depends_on_the_past_but_not_on_the_future(arch, before_st
     clips[:, 3] = 0
     changed = np.abs(numpy(discriminator(clips)) - before).min(axis=0) > 1e-6
     assert [step for step in range(before.shape[1]) if not changed[step]] == before_step_3
-
-
-def test_minibatch_std_tells_alike_from_different():
-    same = np.repeat(normal(1, 3, 10), 6, axis=0)
-    assert minibatch_std(same).shape == (6, 3, 1)
-    assert numpy(minibatch_std(same)).max() < 1e-3
-    assert numpy(minibatch_std(normal(6, 3, 10))).min() > 0.3
 
 
 def test_states_stay_on_the_sphere(transition):
