@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import STARTED
+
 # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: here it is to be heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_started_goes_on():
+    """End what a test that failed has started."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 from files import STOPS
 
 ROOT = Path(__file__).parent.parent
+STARTED = []  # processes, which end with the test at the latest
 PATIENCE = 300  # s that a busy machine may take for what an idle one does at once
 
 
@@ -34,8 +35,9 @@ def hear_signals():
 
 def start(folder, *flags, preexec_fn=hear_signals, **options):
     """Start learn.py with `flags` in `folder`."""
-    return subprocess.Popen(command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=preexec_fn, **options)
+    STARTED.append(subprocess.Popen(command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    text=True, preexec_fn=preexec_fn, **options))
+    return STARTED[-1]
 
 
 def until(found, process=None, seconds=PATIENCE):
