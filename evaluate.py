@@ -87,11 +87,12 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
         UserError: the footage is too short, the weights cannot be read, their folder cannot be written to, or there is
             an entry of more steps.
     """
-    known = entries(prefix.with_name("eval.json"))  # first, so that an error there comes before the long work
+    path = prefix.with_name("eval.json")
+    known = entries(path)  # first, so that an error there comes before the long work
     check_folder(prefix.parent)
     before = known[prefix.name]["steps"] if prefix.name in known else 0
     if before > steps and not overwrite:
-        raise UserError(f"{prefix.with_name('eval.json')} holds the figures of {before:,} steps; give --steps as many, "
+        raise UserError(f"{path} holds the figures of {before:,} steps; give --steps as many, "
                         "or --overwrite to replace them")
     config, model = load(prefix)
     footage = np.load(cache, mmap_mode="r", allow_pickle=False)
@@ -103,8 +104,8 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     figures = frame_figures(references, rollout, decode, seed) + latent_figures(rollout)
     entry = dict(frames=len(footage), every_nth=config.every_nth, clips=references[0].clips, videos=VIDEOS,
                  steps=rollout.stretches * STRETCH, samples=SAMPLES, seed=seed, figures=figures)
-    known = entries(prefix.with_name("eval.json"))  # again, as another evaluation may have ended meanwhile
-    with replacing(prefix.with_name("eval.json")) as part:
+    known = entries(path)  # again, as another evaluation may have ended meanwhile
+    with replacing(path) as part:
         part.write_text(json.dumps(known | {prefix.name: entry}, indent=2) + "\n")
     plot_clips(prefix.with_name(f"{prefix.name}.clips.png"), footage, config.every_nth, rollout, decode)
     plot_endurance(prefix.with_name(f"{prefix.name}.endurance.png"), rollout)

@@ -100,9 +100,10 @@ def check(out):
 
 def exported(out):
     """Whether the folder `out` holds an export: its model.json is one of ours."""
-    with suppress(OSError, ValueError, TypeError, RecursionError):
-        return "burn_in_steps" in dict(json.loads((out / "model.json").read_text()))
-    return False
+    about = None
+    with suppress(OSError, ValueError, RecursionError):
+        about = json.loads((out / "model.json").read_text())
+    return isinstance(about, dict) and "burn_in_steps" in about
 
 
 def convert(function):

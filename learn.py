@@ -49,7 +49,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     noted = data.record(config.data_dir)
     asked = dict(img_size=config.img_size, seed=config.seed)
     if interrupted := noted and not noted["complete"] and noted["origin"].get("kind") == "simulation":
-        asked = {name: value for name, value in noted["origin"].items() if name in flags("simulate")}
+        asked |= {name: noted["origin"][name] for name in ("n_frames", *asked) if name in noted["origin"]}
     if run and not data.images(config.data_dir):
         raise UserError(f"{config.data_dir} holds none of the frames that {run} was trained on; name their folder with "
                         "--data_dir")

@@ -49,7 +49,8 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
     """
     if not os.path.isfile(video):
         raise UserError(f"{video} is not there, or is not a file; name a video")
-    if any(path.exists() and path.samefile(video) for path in images(data_dir)):
+    place = Path(video).resolve()
+    if place.parent == Path(data_dir).resolve() and place.name in {path.name for path in images(data_dir)}:
         raise UserError(f"{video} lies among the images of {data_dir}; move it elsewhere, or take another --data_dir")
     if fps and not 0.01 <= fps <= 1000:
         raise UserError(f"--fps {fps:g} is out of bounds; take from 0.01 to 1000 frames of the video a second")

@@ -93,11 +93,10 @@ def train(config, frames, run=None, backend=None):
                 held.enter_context(lock(run, "training in"))
             with saving(run, step):
                 config.save(run / "config.json")
+                log = held.enter_context(Log(run))
             say(f"training in {run} on {backend.describe()}; "
                 f"curves and pictures: tensorboard --logdir {quoted(run.parent)}")
             say(f"{sizes(gan)}; the first step takes a while")
-            with saving(run, step):
-                log = held.enter_context(Log(run))
         at_once = math.gcd(backend.steps_at_once, step, config.save_every,
                            *([] if config.max_minutes else [config.steps]))
         stacks = held.enter_context(prefetched(batches, at_once))
@@ -243,7 +242,8 @@ def show(bar, done, step, metrics):
 class Log:
     """The file of a run that TensorBoard shows, written in this thread.
 
-    tensorboardX's SummaryWriter has a thread of its own, which ends where the disk is full, and then waits for it.
+    tensorboardX's SummaryWriter writes in a thread of its own, which ends where the disk is full; the training would
+    then wait for it without end.
     """
 
     def __init__(self, run):
