@@ -105,3 +105,11 @@ def display():
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """The prefix of a copy of the run's weights, beside its config."""
+    for name in "weights.10.weights.h5", "config.json":
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    return tmp_path / "weights.10"

@@ -13,14 +13,6 @@ from files import UserError
 from models import VideoModel
 
 
-@pytest.fixture
-def copy(run, tmp_path):
-    """The prefix of a copy of the run's weights, beside its config."""
-    for name in "weights.10.weights.h5", "config.json":
-        (tmp_path / name).write_bytes((run / name).read_bytes())
-    return tmp_path / "weights.10"
-
-
 def test_weights_are_found_by_prefix_by_file_by_run_and_by_default(run, tmp_path):
     logs, newest = run.parent, run / "weights.10"
     assert checkpoints.find_weights(newest, logs) == newest

@@ -115,7 +115,9 @@ def test_steps_of_uneven_length_are_flagged(footage, halves):
     assert flagged(footage, uneven) == {"jitter"}
 
 
-def test_frames_of_short_footage_in_any_order_are_less_diverse_than_those_far_apart_in_time():
+def test_frames_of_short_footage_in_any_order_are_less_diverse_than_those_far_apart_in_time(monkeypatch):
+    monkeypatch.setattr(evaluate, "CLIPS", 768)  # as in `footage`, whether or not another test has set that up
+
     def mixed(light):
         frames = np.broadcast_to(light.astype(np.uint8)[:, None, None, None], (len(light), 16, 16, 3))
         return Reference(frames, EVERY_NTH, 0, np.random.default_rng(0)).best_diversity()
@@ -254,41 +256,33 @@ def test_eval_from_the_command_line(run, tmp_path):
     assert json.loads((run / "eval.json").read_text())["weights.10"] == entry
 
 
-@pytest.fixture
-def copied(run, tmp_path):
-    """The prefix of a copy of the weights, so that a test may change what lies beside them."""
-    for name in "weights.10.weights.h5", "config.json":
-        (tmp_path / name).write_bytes((run / name).read_bytes())
-    return tmp_path / "weights.10"
-
-
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(copied, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(copy, monkeypatch):
     def refuse(**_):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(UserError, match=r"cannot be written to \(.*: Read-only file system\)"):
-        evaluate.evaluate(copied, None, 0, 3000)
+        evaluate.evaluate(copy, None, 0, 3000)
 
 
-def test_figures_of_two_evaluations_at_once_are_both_kept(copied, monkeypatch):
+def test_figures_of_two_evaluations_at_once_are_both_kept(copy, monkeypatch):
     other = {"weights.9": {"steps": 3000}}
     monkeypatch.setattr(evaluate, "latent_figures",
-                        lambda _: copied.with_name("eval.json").write_text(json.dumps(other)) and [])
+                        lambda _: copy.with_name("eval.json").write_text(json.dumps(other)) and [])
     monkeypatch.setattr(evaluate, "frame_figures", lambda *_: [])
-    np.save(copied.with_name("frames.npy"), discs(400, 16))
-    entry = evaluate.evaluate(copied, copied.with_name("frames.npy"), 0, 3000)
-    assert json.loads(copied.with_name("eval.json").read_text()) == other | {"weights.10": entry}
+    np.save(copy.with_name("frames.npy"), discs(400, 16))
+    entry = evaluate.evaluate(copy, copy.with_name("frames.npy"), 0, 3000)
+    assert json.loads(copy.with_name("eval.json").read_text()) == other | {"weights.10": entry}
 
 
-def test_footage_that_shows_nothing_or_was_not_trained_on_is_told(copied):
-    config = json.loads(copied.with_name("config.json").read_text())
-    copied.with_name("config.json").write_text(json.dumps(config | {"footage": "that of another film"}))
-    write_frames(copied.parent / "frames", np.zeros((100, 16, 16, 3), np.uint8))
-    done = learn(copied.parent, "--mode", "eval", "--weights", copied, "--steps", 3000)
+def test_footage_that_shows_nothing_or_was_not_trained_on_is_told(copy):
+    config = json.loads(copy.with_name("config.json").read_text())
+    copy.with_name("config.json").write_text(json.dumps(config | {"footage": "that of another film"}))
+    write_frames(copy.parent / "frames", np.zeros((100, 16, 16, 3), np.uint8))
+    done = learn(copy.parent, "--mode", "eval", "--weights", copy, "--steps", 3000)
     assert done.returncode == 2
     assert re.fullmatch("learn.py: the two halves of the footage have the same .* more", done.stderr.splitlines()[-1])
-    assert f"frames holds other frames than those that {copied} was trained on" in done.stdout
+    assert f"frames holds other frames than those that {copy} was trained on" in done.stdout
 
 
 def test_short_footage_is_refused(run, tmp_path):
@@ -299,8 +293,8 @@ def test_short_footage_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize("text", ["mine", "[" * 100_000, "[]", '{"weights.10": 1}', '{"weights.9": {}}',
                                   '{"weights.10": {"steps": "many"}}'])
-def test_a_foreign_eval_json_is_left_alone(copied, text):
-    copied.with_name("eval.json").write_text(text)
+def test_a_foreign_eval_json_is_left_alone(copy, text):
+    copy.with_name("eval.json").write_text(text)
     with pytest.raises(UserError, match="move it away"):
-        evaluate.evaluate(copied, None, 0, 3000)
-    assert copied.with_name("eval.json").read_text() == text
+        evaluate.evaluate(copy, None, 0, 3000)
+    assert copy.with_name("eval.json").read_text() == text
