@@ -39,7 +39,7 @@ class Config:
                            low=1, high=10_000, measured=True)
     seq_len: int = param(20, "time steps of which the latents are rolled out in one training step",
                          group="clips", low=2, high=10_000)
-    clip_len: int = param(3, "time steps of a clip: the consecutive ones of these that are drawn and judged",
+    clip_len: int = param(3, "consecutive time steps that are drawn and judged as one clip; at most seq_len",
                           group="clips", low=2, high=10_000)
     batch_size: int = param(40, "clips drawn and judged in one training step", group="clips", low=1, high=100_000)
     chains: int = param(256, "latent chains rolled out in one training step; at least batch_size", group="clips",
@@ -76,8 +76,8 @@ class Config:
     normality_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0, high=1e6)
     distance_weight: float = param(1.0, "weight of the penalty on distances between frames, in time and across clips, "
                                         "that differ from the footage's", group="losses", low=0, high=1e6, flag=False)
-    gamma: float = param(0.005, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2); 0 with "
-                                 "--arch original",
+    gamma: float = param(0.005, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2); must be 0 "
+                                 "with --arch original, as --preset original sets it",
                          group="losses", low=0, high=1e6)
 
     # The optimisation.
@@ -86,9 +86,9 @@ class Config:
                                  high=1)
     ema: float = param(0.998, "largest decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps; where it is not given, no more than 400 epochs of the footage have; with "
-                             "--mode eval the time steps of the rollout, rounded to thousands, 1000000 where it is "
-                             "not given",
+    steps: int = param(4000, "training steps; where it is not given, at most 400 epochs, of which each shows every "
+                             "frame about once; with --mode eval the time steps of the rollout, rounded to thousands, "
+                             "1000000 where it is not given",
                        group="optimisation", low=1, high=10**9)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: --steps ends the run",
                                group="optimisation", low=0, high=1e6)

@@ -31,6 +31,7 @@ DAY = 86_400  # seconds
 LESS = dict(train="lower --batch_size, --seq_len, --clip_len, --width or --img_size, or raise --accumulate",
             live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
             simulate="lower --img_size")  # memory
+CHANGEABLE = "data_dir", "steps", "max_minutes", "save_every", "accumulate", "distribute"  # on --resume
 OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insufficient memory|Cannot allocate memory"
 
 
@@ -94,8 +95,7 @@ def resumed(run, preset, values):
 
     checkpoints.find_state(run)  # before frames are read or made
     config = Config.load(run / "config.json")
-    free = {"data_dir", "steps", "max_minutes", "save_every", "accumulate", "distribute"}
-    fixed = [name for name in values if name not in free]
+    fixed = [name for name in values if name not in CHANGEABLE]
     if preset or fixed:
         raise UserError(f"--{'preset' if preset else fixed[0]} cannot change on --resume; start a new run for it")
     if "steps" in values:
@@ -285,15 +285,16 @@ def build_parser():
                 metavar="PATH")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
     parser.flag(prepare, "video", "the footage: any video that ffmpeg reads", metavar="FILE")
-    parser.flag(prepare, "crop", "the square to keep, in pixels of the picture as shown; without it the largest in its "
-                "middle", type=rectangle, metavar="X,Y,W,H")
+    parser.flag(prepare, "crop", "the part to keep, in pixels of the picture as shown; of it, or without it of the "
+                "whole picture, the largest square in the middle is taken", type=rectangle, metavar="X,Y,W,H")
     parser.flag(prepare, "overwrite", "replace the frames of another source, or the figures of a longer rollout")
     simulated = parser.add_argument_group("frames from a simulation (--mode simulate)")
     parser.flag(simulated, "n_frames", "frames to simulate, 30 to the second", type=int, metavar="N")
     training = parser.add_argument_group("training (--mode train)")
     parser.flag(training, "preset", "start from the hyper-parameters of the original model; flags given beside it win",
                 choices=PRESETS)
-    parser.flag(training, "resume", "go on with a run, exactly where it stopped", metavar="RUN")
+    parser.flag(training, "resume", "go on with a run where it stopped; of its hyper-parameters "
+                f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} may change", metavar="RUN")
     parser.flag(training, "cache_dir", "folder for the array that frames are read into; without it beside --data_dir, "
                 "or, where that cannot be written, the user's folder for caches", metavar="PATH")
     for name, fields in itertools.groupby(HYPER_PARAMETERS, lambda f: f.metadata["group"]):
