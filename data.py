@@ -272,7 +272,7 @@ def whole(cache, shape):
 
 def sweep(cache, stem):
     """Remove what `cache` replaces: older caches, named `stem` and a fingerprint, and unfinished ones."""
-    pattern = re.compile(rf"{re.escape(stem)}[0-9a-f]{{16}}\.npy|\.{re.escape(stem)}[0-9a-f]{{16}}\.npy\.\d+\.part")
+    pattern = re.compile(rf"{re.escape(stem)}[0-9a-f]{{16}}\.npy|\.{re.escape(stem)}[0-9a-f]{{16}}\.npy\.[\w-]+\.part")
     for old in cache.parent.iterdir():
         if pattern.fullmatch(old.name) and old != cache:
             with suppress(OSError):  # another process may be at the same

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import secrets
 import shlex
 import signal
 import sys
@@ -11,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PART = re.compile(r"\.(.+)\.(\d+)\.part(?:\..+)?", re.DOTALL)  # of `replacing`: of which file, by which process
+PART = re.compile(r"\.(.+)\.(\d+)(?:-\w+)?\.part(?:\..+)?", re.DOTALL)  # of `replacing`: whose file, by whom
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
@@ -49,7 +50,8 @@ def replacing(path, ending=""):
     """
     path = Path(path)
     name = path.name if len(os.fsencode(path.name)) < 200 else path.name[-40:]  # of 255 bytes at most
-    part = path.with_name(f".{name}.{os.getpid()}.part{ending}")
+    # In two containers two processes may have one number.
+    part = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part{ending}")
     with suppress(OSError):
         for old in path.parent.iterdir():
             match = PART.fullmatch(old.name)

@@ -187,6 +187,15 @@ def test_a_file_of_the_longest_name_is_written_whole(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_two_writers_of_one_number_do_not_mix(tmp_path):  # as in two containers that share a folder
+    with files.replacing(tmp_path / "file") as slow:
+        slow.write_text("slow")
+        with files.replacing(tmp_path / "file") as fast:
+            fast.write_text("fast")
+        assert (tmp_path / "file").read_text() == "fast"
+    assert (tmp_path / "file").read_text() == "slow"
+
+
 def test_weights_are_played_from_beside_the_program_where_there_are_no_logs(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "SHIPPED", run.parent)
