@@ -22,7 +22,7 @@ from video_reader import VideoReader, sample
 # fast (64x64 frames of a real lamp). The cache that is made of the frames is uncompressed too.
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
-PART = re.compile(r"\.(image|frames\.json\.\d+)\.part")  # what a killed process may have left
+PART = re.compile(r"\.(image|frames\.json\.[\w-]+)\.part")  # what a killed process may have left
 
 
 def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
@@ -43,8 +43,9 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
 
     Raises:
         UserError: the video is missing, lies among the images in `data_dir`, is no video, holds no frames, or has
-            colours that cannot be converted; the crop reaches out of the picture; `fps` is out of bounds; `data_dir`
-            holds other images and `overwrite` is False, or cannot be written, or another process writes there.
+            colours that cannot be converted; the crop reaches out of the picture; `fps`, or else the video's own rate,
+            is out of bounds; `data_dir` holds other images, or some were taken away or added, and `overwrite` is False,
+            or cannot be written, or another process writes there.
         OSError: the video cannot be read.
     """
     if not os.path.isfile(video):
@@ -68,6 +69,8 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
                         "give x,y,width,height inside them")
     crop = square(width, height, crop)
     rate = fps or reader.rate
+    if not 0.01 <= rate <= 1000:
+        raise UserError(f"{video} shows {rate:.3g} frames a second; give --fps from 0.01 to 1000")
     frames = sample(itertools.chain([first], timed), rate, 1 / reader.rate)
     pictures = (reader.picture(frame, crop, img_size) for frame in frames)
     head = list(itertools.islice(pictures, 1))  # what fails, fails before an image is removed
@@ -106,7 +109,11 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
                 if not ours and (old or os.path.lexists(data_dir / RECORD)):
                     raise UserError(f"{data_dir} holds other images{' of ' + noted['source'] if noted else ''}; "
                                     "take another folder, or --overwrite to remove all images there")
-                if ours and noted["complete"] and noted["n_frames"] == len(old):
+                if ours and noted["complete"] and old:
+                    if noted["n_frames"] != len(old):
+                        raise UserError(f"{data_dir} holds {len(old)} images in place of the {noted['n_frames']} of "
+                                        f"{noted['source']}, so some were taken away or added; take another folder, or "
+                                        "--overwrite to write all anew")
                     return noted
             noted = dict(origin=origin, source=source, fps=fps, n_frames=None, complete=False)
             note(data_dir, noted)  # before the first image changes, so that no mixture ever passes for a data set

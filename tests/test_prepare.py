@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,6 +242,13 @@ def test_fps_takes_frames_at_another_rate(tmp_path):
             prepare.prepare(video, tmp_path / "none", 16, fps=fps)
 
 
+def test_a_video_slower_than_frames_may_be_is_refused(tmp_path):
+    video = encoded(tmp_path / "lamp.mp4", greys([50, 90, 130]), "libx264", Fraction(1, 120), "yuv444p")
+    with pytest.raises(UserError, match=r"lamp\.mp4 shows 0\.00833 frames a second; .*--fps"):
+        prepare.prepare(video, tmp_path / "frames", 16)
+    assert not (tmp_path / "frames").exists()
+
+
 @pytest.mark.parametrize("size", [(64, 64), (1280, 720)])
 @pytest.mark.parametrize("matrix, full", [(None, False), ("ITU709", False), ("ITU601", False), ("ITU709", True)])
 def test_colours_are_as_the_video_says_and_as_television_does_where_it_says_nothing(tmp_path, size, matrix, full):
@@ -373,13 +381,24 @@ def test_the_same_source_again_changes_nothing(tmp_path, monkeypatch):
     assert prepare.prepare(video.rename(tmp_path / "renamed.avi"), tmp_path / "frames", 16) == noted
 
 
-def test_frames_that_went_missing_are_written_again(tmp_path):
+def test_frames_taken_away_or_added_are_left_so_unless_overwriting(tmp_path):
     video, folder = video_of(tmp_path / "lamp.avi"), tmp_path / "frames"
     prepare.prepare(video, folder, 16)
-    before = contents(folder)
+    whole = contents(folder)
     data.images(folder)[7].unlink()
+    for n_frames in 39, 41:
+        before = contents(folder)
+        with pytest.raises(UserError, match=rf"holds {n_frames} images in place of the 40 of lamp\.avi.*--overwrite"):
+            prepare.prepare(video, folder, 16)
+        assert contents(folder) == before
+        for number in 8, 999:
+            shutil.copy(data.images(folder)[0], folder / f"image{number:07d}.png")
+    prepare.prepare(video, folder, 16, overwrite=True)
+    assert contents(folder) == whole
+    for path in data.images(folder):
+        path.unlink()
     prepare.prepare(video, folder, 16)
-    assert contents(folder) == before
+    assert contents(folder) == whole
 
 
 @pytest.mark.parametrize("other", ["video", "size", "crop", "simulation"])
