@@ -57,7 +57,7 @@ class TensorFlow:
         self.tf, self.strategy = tf, devices.make_strategy(distribute)
         mine = self.strategy.experimental_distribute_values_from_function(lambda here: here.replica_id_in_sync_group)
         self.replicas = [int(i) for i in self.strategy.experimental_local_results(mine)]  # this machine's devices
-        self.count = self.strategy.num_replicas_in_sync
+        self.count = self.devices = self.strategy.num_replicas_in_sync  # parts that a step is computed in; devices
         self.gone = devices.GONE
 
     def gradients(self, function, *weights):
@@ -170,6 +170,7 @@ class Jax:
             keras.distribution.set_distribution(parallel)
             self.mesh = parallel.device_mesh.backend_mesh
         self.replicas, self.count = [0], 1  # the step is compiled for the whole batch, however many devices
+        self.devices = self.mesh.size if self.mesh else 1
         self.gone = ()
 
     def gradients(self, function, *weights):

@@ -31,8 +31,8 @@ class GAN:
 
     def __init__(self, config, backend=None):
         self.config, self.backend = config, backend or make_backend(config.distribute)
-        if config.batch_size % (self.backend.count * config.accumulate):
-            raise UserError(f"--batch_size {config.batch_size} does not divide into {self.backend.count} devices x "
+        if config.batch_size % (self.backend.devices * config.accumulate):
+            raise UserError(f"--batch_size {config.batch_size} does not divide into {self.backend.devices} devices x "
                             f"--accumulate {config.accumulate} parts")
         random.seed(config.seed)  # of Keras's initialisers
         self.random_source = keras.random.SeedGenerator(config.seed)
@@ -211,15 +211,19 @@ class GAN:
         return latents, to_numpy(frames).reshape(-1, len(steps), config.img_size, config.img_size, 3)
 
     def set_average(self):
-        """Give the model that is saved for playing the averaged weights."""
+        """Give the model that is saved for playing the averaged weights, and statistics of them for batch norm."""
         for variable, value in zip(self.average.trainable_variables, self.backend.local(self.state["average"]),
                                    strict=True):
             variable.assign(value)
+        if self.config.arch == "original":
+            self.refresh_statistics()
 
     def refresh_statistics(self):
         """Gather batch norm's statistics for the averaged generator, on latents that its own chains run through: an
         average of the statistics in training is not that of the averaged weights.
         """
+        for variable in self.average.generator.non_trainable_variables:
+            variable.assign(ops.full(variable.shape, "variance" in variable.name))  # so that old ones do not matter
         batches, latents = REFRESH
         shape = latents, batches * self.config.seq_len, self.config.latent_size
         z = self.compiled_rollout(np.random.default_rng(self.config.seed).standard_normal(shape, np.float32))
@@ -229,8 +233,6 @@ class GAN:
     def save_weights(self, prefix):
         """Write the weights for playing."""
         self.set_average()
-        if self.config.arch == "original":
-            self.refresh_statistics()
         checkpoints.save_weights(self.average, prefix)
 
     def resumable(self):

@@ -108,7 +108,7 @@ def test_two_devices_on_jax_are_one(small, tmp_path):
 
 def test_a_batch_has_to_divide_among_parts(small):
     engine = backend.make_backend()
-    engine.count = 3
+    engine.devices = 3
     with pytest.raises(UserError, match="--batch_size 4 does not divide into 3 devices x --accumulate 2"):
         GAN(Config(**small, accumulate=2), engine)
 
@@ -218,8 +218,7 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     values = small | dict(chains=64, arch="original", background=False, gamma=0.0)
     gan = GAN(Config(**values, seed=3))
     gan.train(clips(gan.config).repeat(20, 0), np.full(20, 1e-2))
-    gan.set_average()
-    gan.refresh_statistics()
+    gan.samples([0])
     generator = gan.average.generator
     norm = next(layer for layer in generator.layers if isinstance(layer, keras.layers.BatchNormalization))
     below = keras.Sequential(generator.layers[:generator.layers.index(norm)])
@@ -227,6 +226,9 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     seen = to_numpy(below(gan.compiled_rollout(normals)[:, -1]))
     np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=0.5)
     assert not np.allclose(norm.moving_variance, 1, rtol=0.1), "still as it was made"
+    once = norm.moving_variance.numpy()
+    gan.samples([0])
+    np.testing.assert_array_equal(norm.moving_variance, once)
 
 
 def test_samples_are_the_same_chains_each_time(small):
