@@ -90,8 +90,8 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     path = prefix.with_name("eval.json")
     known = entries(path)  # first, so that an error there comes before the long work
     check_folder(prefix.parent)
-    before = known[prefix.name]["steps"] if prefix.name in known else 0
-    if before > steps and not overwrite:
+    before, stretches = known.get(prefix.name, {}).get("steps", 0), max(SAMPLES, round(steps / STRETCH))
+    if before > stretches * STRETCH and not overwrite:
         raise UserError(f"{path} holds the figures of {before:,} steps; give --steps as many, "
                         "or --overwrite to replace them")
     config, model = load(prefix)
@@ -99,7 +99,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     _, lag = data.suited(cache)
     references = [Reference(footage, config.every_nth, lag // 2, np.random.default_rng([seed, i]))
                   for i in range(SAMPLES)]
-    rollout = Rollout(model.transition, seed, max(SAMPLES, round(steps / STRETCH)))
+    rollout = Rollout(model.transition, seed, stretches)
     decode = decoder(model.generator, config.img_size)
     figures = frame_figures(references, rollout, decode, seed) + latent_figures(rollout)
     entry = dict(frames=len(footage), every_nth=config.every_nth, clips=references[0].clips, videos=VIDEOS,

@@ -251,9 +251,17 @@ def test_eval_from_the_command_line(run, tmp_path):
         assert any(line.startswith(f"{name}: ") for line in lines), f"{name} is explained"
     for picture in "weights.10.clips.png", "weights.10.endurance.png":
         assert cv2.imread(str(run / picture)).std() > 0
-    with pytest.raises(UserError, match="the figures of 3,000 steps; give --steps as many, or --overwrite"):
-        evaluate.evaluate(run / "weights.10", None, 0, 2000)
-    assert json.loads((run / "eval.json").read_text())["weights.10"] == entry
+
+
+@pytest.mark.parametrize("kept, steps, refused", [(4000, 3400, True), (4000, 3600, False), (3000, 1, False)])
+def test_figures_of_a_longer_rollout_are_kept(copy, kept, steps, refused):
+    text = json.dumps({copy.name: dict(steps=kept)})
+    copy.with_name("eval.json").write_text(text)
+    np.save(copy.with_name("frames.npy"), discs(12, 16))
+    with pytest.raises(UserError, match="the figures of 4,000 steps; give --steps as many, or --overwrite" if refused
+                       else "12 frames are too few"):  # which is found out after that
+        evaluate.evaluate(copy, copy.with_name("frames.npy"), 0, steps)
+    assert copy.with_name("eval.json").read_text() == text
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(copy, monkeypatch):
