@@ -108,9 +108,7 @@ def train(config, frames, run=None, backend=None):
             try:
                 metrics, (seconds, stop) = gan.train(next(stacks), rates, clock)
             except FloatingPointError as error:
-                states = run and checkpoints.numbered(run, "state")
-                way_on = f"go on from {states[-1].name} with --resume {quoted(run)}, or " if states else ""
-                raise UserError(f"the training diverged after step {step}, {error}; {way_on}start anew with a lower "
+                raise UserError(f"the training diverged after step {step}, {error}; start anew with a lower "
                                 "--learning_rate") from None
             except backend.gone as error:
                 if config.distribute != "multiworker":
