@@ -10,7 +10,7 @@ import onnxruntime
 import tensorflow as tf
 import tf2onnx
 
-from files import PART, UserError, replacing
+from files import PART, UserError, check_folder, replacing
 from models import slerp
 from sample import BURN_IN_STEPS, CROSSFADE_STEPS, load
 
@@ -87,7 +87,8 @@ def check(out):
     """Check, before anything slow, that a model can be written to the folder `out`.
 
     Raises:
-        UserError: the page is not built; `out` is a file, or a folder that holds something else than an export.
+        UserError: the page is not built; `out` is a file, a folder that holds something else than an export, or one
+            that cannot be written to.
     """
     if not (PAGE / "index.html").is_file():
         raise UserError(f"the page that plays the model is not built yet; build it with: make web (looked in {PAGE})")
@@ -96,6 +97,7 @@ def check(out):
     held = [file for file in out.iterdir() if not PART.fullmatch(file.name)] if out.is_dir() else []
     if held and not exported(out):
         raise UserError(f"--out {out} holds other things; name a new folder")
+    check_folder(out)
 
 
 def exported(out):

@@ -281,7 +281,8 @@ def build_parser():
     parser.flag(writing, "duration", "its length, in seconds", type=positive, metavar="X")
     parser.flag(writing, "scale", "enlarge height and width by this factor, bicubically", type=whole, metavar="N")
     parser.flag(writing, "loop", "fade its end into its beginning")
-    parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; the folder of an export",
+    parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; of an export the folder, "
+                "page where it is not given",
                 metavar="PATH")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
     parser.flag(prepare, "video", "the footage: any video that ffmpeg reads", metavar="FILE")
@@ -386,8 +387,8 @@ def explained(error, mode):
     if re.search(OUT_OF_MEMORY, f"{type(error).__name__} {error}"):
         return f"out of memory; {LESS.get(mode, 'end other programs, or take a larger machine')}"
     if isinstance(error, ImportError):
-        return (f"{error}; see what requirements.txt names, and that OpenCV finds the libraries it wants "
-                "(on Debian: apt install libgl1 libglib2.0-0 libxcb1)")
+        return (f"{error}; see what requirements.txt names, or on JAX requirements-jax.txt, and that OpenCV finds the "
+                "libraries it wants (on Debian: apt install libgl1 libglib2.0-0 libxcb1)")
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"
     return None

@@ -122,8 +122,8 @@ class Window:
             self.draw()
 
     def change_speed(self, factor):
-        """Multiply the frames a second by `factor`, within 1 to 240."""
-        self.fps = min(max(self.fps * factor, 1), 240)
+        """Multiply the frames a second by `factor`, within 1 to 240, or where they are less or more."""
+        self.fps = min(max(self.fps * factor, min(self.fps, 1)), max(self.fps, 240))
         self.tell(f"{self.fps:.3g} frames a second")
 
     def tell(self, note):

@@ -87,6 +87,8 @@ def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
         (tmp_path / "full" / "model.json").write_text(text)  # as other programs name their models, too
     with pytest.raises(UserError, match="is a file"):
         export.export(run / "weights.10", tmp_path / "full" / "index.html")
+    with pytest.raises(UserError, match="cannot be written to"):
+        export.check(tmp_path / "full" / "index.html" / "page")
     export.export(run / "weights.10", tmp_path / "out")
     export.export(run / "weights.10", tmp_path / "out")  # again, over what it wrote
     assert {file.name for file in (tmp_path / "out").iterdir()} == \

@@ -234,6 +234,13 @@ def test_plus_and_minus_change_the_speed(monkeypatch):
     assert np.diff([at for at, frame in clock.shown if frame > 10]).mean() == pytest.approx(1 / (20 * 0.8**4), rel=0.1)
 
 
+@pytest.mark.parametrize("fps, key", [(0.5, "-"), (0.5, "+"), (300, "-"), (300, "+")])
+def test_a_speed_beyond_the_usual_changes_the_right_way(fps, key):
+    screen = SimpleNamespace(fps=fps, tell=str)
+    window.Window.change_speed(screen, 0.8 if key == "-" else 1.25)
+    assert (screen.fps <= fps) if key == "-" else (screen.fps >= fps)
+
+
 CHECK = """
 import window
 try:
