@@ -222,8 +222,10 @@ class GAN:
         """Gather batch norm's statistics for the averaged generator, on latents that its own chains run through: an
         average of the statistics in training is not that of the averaged weights.
         """
-        for variable in self.average.generator.non_trainable_variables:
-            variable.assign(ops.full(variable.shape, "variance" in variable.name))  # so that old ones do not matter
+        for layer in self.average.generator.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):  # from the beginning, as old ones would still matter
+                layer.moving_mean.assign(ops.zeros_like(layer.moving_mean))
+                layer.moving_variance.assign(ops.ones_like(layer.moving_variance))
         batches, latents = REFRESH
         shape = latents, batches * self.config.seq_len, self.config.latent_size
         z = self.compiled_rollout(np.random.default_rng(self.config.seed).standard_normal(shape, np.float32))

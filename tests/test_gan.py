@@ -215,8 +215,8 @@ def test_chains_go_on_some_start_anew_and_all_are_shuffled(small):
 
 
 def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
-    values = small | dict(chains=64, arch="original", background=False, gamma=0.0)
-    gan = GAN(Config(**values, seed=3))
+    gan = GAN(Config(**small | dict(chains=64, arch="original", gamma=0.0), seed=3))
+    gan.init_from_stats(np.full((16, 16, 3), 0.2), np.full((16, 16, 1), 0.5))
     gan.train(clips(gan.config).repeat(20, 0), np.full(20, 1e-2))
     gan.samples([0])
     generator = gan.average.generator
@@ -226,6 +226,7 @@ def test_refreshed_statistics_are_those_of_the_averaged_generator(small):
     seen = to_numpy(below(gan.compiled_rollout(normals)[:, -1]))
     np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=0.5)
     assert not np.allclose(norm.moving_variance, 1, rtol=0.1), "still as it was made"
+    assert (generator.get_layer("background").mask.numpy() == 0.5).all()
     once = norm.moving_variance.numpy()
     gan.samples([0])
     np.testing.assert_array_equal(norm.moving_variance, once)
