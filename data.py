@@ -287,6 +287,8 @@ def read_all(paths, img_size, part):
     if shutil.disk_usage(part.parent).free < math.prod(shape):  # rather than find out at the end
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part.parent)
     size = decode(paths[0]).shape
+    if min(size[:2]) < img_size:
+        say(f"frames of {size[1]}x{size[0]} pixels are enlarged to {img_size}x{img_size}")
     writing = threading.Lock()
     with open(part, "wb") as file, ThreadPoolExecutor(THREADS) as threads:
         header = dict(descr="|u1", fortran_order=False, shape=shape)

@@ -87,6 +87,14 @@ def test_frames_are_cut_square_in_the_middle_and_resized(tmp_path):
     assert np.load(data.load(folder, 64)).shape == (3, 64, 64, 3)
 
 
+def test_frames_that_have_to_be_enlarged_are_told(tmp_path, capsys):
+    Image.new("RGB", (20, 12)).save(tmp_path / "image.png")
+    data.load(tmp_path, 8)
+    assert "enlarged" not in capsys.readouterr().out
+    data.load(tmp_path, 16)
+    assert "of 20x12 pixels are enlarged to 16x16" in capsys.readouterr().out
+
+
 def test_jpeg_and_png_are_told_apart_by_their_content(tmp_path):
     smooth = np.tile(np.linspace(0, 255, 16, dtype=np.uint8)[:, None, None], (2, 1, 16, 3)) // np.uint8([1, 2, 4])
     folder = folder_of(tmp_path, smooth, ".jpg", quality=98)
