@@ -28,6 +28,7 @@ from natsort import natsorted
 from PIL import Image
 from tqdm import tqdm
 
+from config import Config
 from files import UserError, printable, replacing, say
 
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
@@ -37,8 +38,8 @@ CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cac
 MOVES = 4 / 255  # standard deviation of a pixel in time from which on its mask is 1; below, smaller: cameras make noise
 LAGS = sorted({round(1.2**i) for i in range(39)})  # frames, 1 to 1,021: over these frames are compared
 STEP, INDEPENDENT = 0.11, 0.8  # distances, as shares of that of frames of independent times
-EPOCHS = 400  # that a training takes at most, by default
 ARRANGEMENTS = 100  # footage shorter than so many decorrelation lags is augmented
+STEPS = 250  # training steps, times the square root of the decorrelation lags that the footage lasts
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
 
@@ -176,24 +177,21 @@ def suited(cache):
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
     a step is about the same change, whatever the footage; at least 1, and at most a fortieth of the footage. `lag`: the
     smallest one at which that share is INDEPENDENT, or the last of LAGS where none is.
-    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. Distances are those of `lag_distances`.
+    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. `steps`: the fewer independent frames there
+    are, the sooner the networks learn them by heart. Distances are those of `lag_distances`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
     shares = lag_distances(cache, [lag for lag in LAGS if lag <= n_frames // 2])
     every_nth = max(takewhile(lambda lag: shares[lag] <= STEP, shares), default=1)
     lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
-    return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=n_frames < ARRANGEMENTS * lag), lag
+    steps = round(STEPS * math.sqrt(max(n_frames / lag, 4)))
+    return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=n_frames < ARRANGEMENTS * lag,
+                steps=min(steps, Config.steps)), lag
 
 
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
     """Batches in one epoch, which shows about every one of `n_frames` frames once; at least 1."""
     return max(1, (n_frames - every_nth * clip_len) // (batch_size * clip_len))
-
-
-def longest_training(cache, batch_size, clip_len, every_nth):
-    """The training steps of EPOCHS epochs of the frames in the cache."""
-    n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
-    return EPOCHS * batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
 
 
 def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):

@@ -66,9 +66,6 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     if not run:
         measured, lag = data.suited(frames)
         config = dataclasses.replace(config, **(measured | given))
-        if "steps" not in given and not config.max_minutes:
-            longest = data.longest_training(frames, config.batch_size, config.clip_len, config.every_nth)
-            config = dataclasses.replace(config, steps=min(config.steps, longest))
         say(f"{config.data_dir}: frames are independent after {lag} frames{' or more' * (lag == data.LAGS[-1])}; "
             f"{config.every_nth} to a time step, {'with' if config.augment else 'without'} augmentation, "
             + (f"{config.max_minutes:g} minutes" if config.max_minutes else f"{config.steps:,} training steps"))

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import data
+from config import Config
 from files import UserError
 from helpers import discs
 
@@ -460,10 +461,12 @@ def test_footage_says_how_many_frames_make_a_step_and_whether_it_is_augmented(tm
     assert suited(footage[::8])[0]["every_nth"] == 1
     periodic = np.tile(np.concatenate([footage[:99], footage[98::-1]]), (20, 1, 1, 1))
     assert suited(periodic)[0]["every_nth"] <= measured["every_nth"], "though after 198 frames they are the same again"
-    assert suited(footage[:50 * lag])[0] == dict(every_nth=measured["every_nth"], augment=True)
+    short, _ = suited(footage[:50 * lag])
+    assert short == dict(every_nth=measured["every_nth"], augment=True, steps=round(data.STEPS * 50**0.5))
+    assert suited(np.tile(footage, (10, 1, 1, 1)))[0]["steps"] == Config().steps, "the most"
     assert suited(slow := footage.repeat(40, axis=0)[:800])[0]["every_nth"] == len(slow) // 40
     for still in np.zeros((300, 16, 16, 3), np.uint8), footage[:1], footage[:2]:
-        assert suited(still)[0]["every_nth"] >= 1
+        assert suited(still)[0]["every_nth"] >= 1 and suited(still)[0]["steps"] == 2 * data.STEPS
 
 
 def test_batches_per_epoch_is_the_original_recipe():
