@@ -12,7 +12,7 @@ from config import Config
 from models import VideoModel, interpolate, slerp
 
 CROSSFADE_STEPS = 25  # steps of the model over which one video turns into another, or a loop's end into its beginning
-BATCH_PIXELS = 2**18  # decoded at once where nobody waits for a frame
+BATCH_PIXELS = 2**18  # decoded at once, at most
 BURN_IN_STEPS = 50  # before the first frame: few of the latents in training are of chains that have just begun
 
 
@@ -54,17 +54,13 @@ class Sampler:
             latents, _, state = transition.roll(normals, state)
             return latents, state
 
-        def decode(path):
-            latents = interpolate(path[:, :-1], path[:, 1:], self.config.every_nth)
-            return to_frames(generator, ops.reshape(latents, (-1, self.config.latent_size)))
-
         self.initial = transition.initial
         # [n, T, Z] normal numbers, state -> the latents [n, T, Z] of T steps, state after the last.
         self.roll = compiled(roll, transition)
         # [n, Z] normal numbers, state -> state one step later.
         self.step = compiled(lambda normal, state: tuple(transition(normal, state)[1]), transition)
-        # Latents [n, T + 1, Z] -> frames uint8 [n * T * every_nth, H, W, 3].
-        self.decode_batch = compiled(decode, generator)
+        # Latents [N, Z] -> frames uint8 [N, H, W, 3].
+        self.draw = compiled(lambda latents: to_frames(generator, latents), generator)
 
     def frames(self, steps=1):
         """Frames for ever, uint8 RGB [n, H, W, 3], `every_nth` of them to a step of the model.
@@ -115,14 +111,19 @@ class Sampler:
         before, path = latents[:, :fade], latents[:, fade:]
         share = ease(np.arange(1, fade + 1)[:, None] / fade)
         faded = ops.convert_to_numpy(slerp(path[:, steps - fade:], before, share))
-        path = np.concatenate([path[:, :steps - fade], faded, path[:, :1]], axis=1)
+        path = np.concatenate([path[:, :steps - fade], faded], axis=1)
+        path = np.concatenate([path, path[:, :1]], axis=1)
         for start in range(0, steps, self.steps_at_once):
             yield from self.decode(path[:, start:start + self.steps_at_once + 1])
 
     def decode(self, path):
-        """The frames uint8 [T * every_nth, n, H, W, 3] along latents [n, T + 1, Z], decoded as one batch."""
-        frames = ops.convert_to_numpy(self.decode_batch(path))
-        return frames.reshape(self.n, -1, *frames.shape[1:]).swapaxes(0, 1)
+        """The frames uint8 [n, H, W, 3] along latents [n, T + 1, Z], T * every_nth of them."""
+        between = ops.convert_to_numpy(interpolate(path[:, :-1], path[:, 1:], self.config.every_nth))
+        latents = between.reshape(self.n, -1, self.config.latent_size).swapaxes(0, 1)  # [T * every_nth, n, Z]
+        size = self.n * self.config.img_size**2
+        for part in np.array_split(latents, math.ceil(len(latents) / max(1, BATCH_PIXELS // size))):
+            frames = ops.convert_to_numpy(self.draw(part.reshape(-1, self.config.latent_size)))
+            yield from frames.reshape(len(part), self.n, *frames.shape[1:])
 
     def normals(self, *shape):
         """Normal numbers [n, *shape, Z], each video's from its own stream."""

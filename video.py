@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import re
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from tqdm import tqdm
 
 from files import UserError, first_line, printable, replacing
 
-GIF_FPS = 50  # a GIF counts in hundredths of a second, and browsers slow down frames shorter than two of them
+# Frames a second. A GIF counts in hundredths of a second, and browsers show frames of one hundredth or less for ten.
+MOST = {".gif": 50, ".png": 90, ".apng": 90, ".webp": 90}
 LARGEST = 16_383  # pixels in height and width: what WebP has room for, and H.264 nearly
 
 APNG = "-f", "apng", "-plays", "0", "-pred", "paeth"  # 18% smaller than the default of older versions of ffmpeg
@@ -140,8 +142,10 @@ def check(path, fps=None):
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path} has no ending of a known format: end it in one of {', '.join(FORMATS)}")
-    if path.suffix.lower() == ".gif" and fps and fps > GIF_FPS:
-        raise UserError(f"--fps {fps:g}: a .gif shows at most {GIF_FPS} frames a second; take another ending, or fewer")
+    ending = path.suffix.lower()
+    if fps and fps > MOST.get(ending, math.inf):
+        raise UserError(f"--fps {fps:g}: a {ending} shows at most {MOST[ending]} frames a second; take another ending, "
+                        "or fewer")
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the video another name")
     try:

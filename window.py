@@ -59,6 +59,7 @@ def show(frames, fps, restart=None, size=512):
             due += 1 / window.fps
             window.serve(due)
             while window.paused and window.open:
+                window.draw()  # a note ends, and the window may have another size
                 due = time.perf_counter() + POLL
                 window.serve(due)
             if not window.open:

@@ -72,10 +72,25 @@ def test_a_loop_has_no_seam(run):
     assert (np.abs(frames[60] - frames[0]).mean((1, 2, 3)) > 2 * steps.mean(0)).all(), "it moves"
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10])
-def test_loops_may_be_short(run, steps):
-    frames = list(sample.Sampler(run / "weights.10").loop(steps))
-    assert len(frames) == 2 * steps
+@pytest.mark.parametrize("steps", [1, 2, 10, 60])
+def test_loops_may_be_short_and_end_where_they_begin(run, steps, monkeypatch):
+    sampler, paths = sample.Sampler(run / "weights.10"), []
+    decode = sampler.decode
+    monkeypatch.setattr(sampler, "decode", lambda path: paths.append(path) or decode(path))
+    assert len(list(sampler.loop(steps))) == 2 * steps
+    np.testing.assert_array_equal(paths[-1][:, -1], paths[0][:, 0])
+
+
+def test_few_pixels_are_drawn_at_once_however_many_frames_a_step_has(run, tmp_path, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | dict(every_nth=100)))
+    shutil.copy(run / "weights.10.weights.h5", tmp_path)
+    whole = frames_of(tmp_path, 150, n=2)
+    monkeypatch.setattr(sample, "BATCH_PIXELS", 16 * 16 * 30)
+    sizes, draw = [], sample.to_frames
+    monkeypatch.setattr(sample, "to_frames", lambda generator, z: sizes.append(z.shape[0]) or draw(generator, z))
+    np.testing.assert_allclose(frames_of(tmp_path, 150, n=2).astype(int), whole, atol=1)
+    assert max(sizes) <= 30
 
 
 @pytest.mark.slow

@@ -178,6 +178,14 @@ def test_a_video_that_cannot_be_written_is_told_early(tmp_path, name, sentence):
     assert str(tmp_path / name) in str(error.value)
 
 
+@pytest.mark.parametrize("ending, most", [(".gif", 50), (".png", 90), (".apng", 90), (".webp", 90), (".mp4", 1000)])
+def test_more_frames_a_second_than_browsers_show_are_refused(tmp_path, ending, most):
+    video.check(tmp_path / f"out{ending}", most)
+    if most < 1000:
+        with pytest.raises(UserError, match=f"--fps {most + 1}: a {ending} shows at most {most} frames a second"):
+            video.check(tmp_path / f"out{ending}", most + 1)
+
+
 def test_a_video_in_the_current_folder_is_fine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     video.check("out.PNG", 30)
