@@ -105,6 +105,7 @@ def test_a_model_that_differs_is_not_exported(run, tmp_path, monkeypatch):
 
 
 HEADERS = {}  # that a test adds to every answer
+SERVED = []  # paths that were asked for
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +113,7 @@ def address(page):
     """Where a web server without any settings serves the page."""
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
-            pass
+            SERVED.append(self.path)
 
         def end_headers(self):
             for name, value in HEADERS.items():
@@ -204,6 +205,63 @@ def test_the_browser_draws_the_frames_that_python_draws(tab, run):
     assert np.abs(frames - expected).max() <= 2
 
 
+def test_the_page_shows_the_frames_as_they_are(tab, run):
+    shown = picture(tab("?seed=7", reduced_motion="reduce"))
+    [frame] = next(Sampler(run / "weights.10", seed=7).frames())
+    np.testing.assert_allclose(shown.mean((0, 1)), frame.mean((0, 1)), atol=3)
+    assert np.median(np.abs(shown[::4, ::4].astype(int) - frame)) < 3
+
+
+def test_many_frames_of_a_step_are_drawn_in_parts(tab):
+    page = tab()
+    few, many = (np.array(page.evaluate(FRAMES, [7, 12, n, 1]), np.uint8).reshape(n, -1) for n in (2, 200))
+    np.testing.assert_array_equal(many[::100], few)
+
+
+def test_a_newer_export_is_shown(tab, page):
+    for file in page.iterdir():
+        os.utime(file, (0, 0))  # of a file that old a browser believes for years that it is the newest
+    opened = tab()
+    picture(opened)
+    SERVED.clear()
+    opened.reload()
+    picture(opened)
+    assert {"/model.json", "/transition.onnx", "/generator.onnx"} <= set(SERVED)
+
+
+TICKS = """
+let next, now = 0, asked = 0, answered = 0;
+window.requestAnimationFrame = (refresh) => (next = refresh);
+const post = Worker.prototype.postMessage;
+Worker.prototype.postMessage = function (command) {
+    if (command.kind === "begin") this.addEventListener("message", ({data}) => (answered += data.kind === "frames"));
+    asked += command.kind === "advance";
+    post.call(this, command);
+};
+window.seconds = async (n) => {
+    for (let i = 0; i < 60 * n; i++) {
+        next(now += 1000 / 60);
+        while (answered < asked) await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    return answered;
+};
+"""
+
+
+def test_several_time_steps_between_two_refreshes_of_the_screen_are_played(tab, page, address):
+    config = json.loads((page / "model.json").read_text())
+    opened = tab("?seed=1")
+    opened.add_init_script(TICKS)
+    (page / "model.json").write_text(json.dumps(config | dict(fps=240, every_nth=1)))
+    try:
+        opened.goto(address + "?seed=1")
+        until(lambda: opened.evaluate("seconds(0.1)") > 0)
+        before = opened.evaluate("seconds(1)")
+        assert opened.evaluate("seconds(2)") - before == pytest.approx(480, abs=8)
+    finally:
+        (page / "model.json").write_text(json.dumps(config))
+
+
 def test_the_video_moves_where_the_server_isolates_the_page(tab, monkeypatch):
     monkeypatch.setitem(HEADERS, "Cross-Origin-Opener-Policy", "same-origin")
     monkeypatch.setitem(HEADERS, "Cross-Origin-Embedder-Policy", "require-corp")
@@ -237,6 +295,26 @@ def test_reduced_motion_is_honoured_until_asked_otherwise(tab):
     page.mouse.move(400, 300)  # shows the bar
     page.get_by_label("Play").click()
     assert_moves(page)
+
+
+def test_after_a_click_the_keys_are_those_of_the_page(tab):
+    page = tab("?seed=5")
+    picture(page)
+    page.get_by_role("button", name="new video").click()
+    address = page.url
+    page.keyboard.press(" ")
+    assert page.locator("#note").inner_text() == "paused"
+    page.evaluate("""dispatchEvent(new KeyboardEvent("keydown", {key: " ", repeat: true}))""")
+    assert page.locator("#note").inner_text() == "paused"
+    assert page.url == address
+
+
+def test_a_browser_without_full_screen_says_so(tab, address):
+    page = tab()
+    page.add_init_script("Object.defineProperty(Document.prototype, 'fullscreenEnabled', {value: undefined})")
+    page.goto(address)
+    page.keyboard.press("f")
+    page.wait_for_function("document.getElementById('note').textContent.includes('no full screen')")
 
 
 def test_a_new_video_gets_an_address_of_its_own(tab):
@@ -300,6 +378,10 @@ def note(chromium):
         tab.add_init_script(script)
         tab.goto(address)
         tab.wait_for_function(f"document.getElementById('note').textContent.includes('{words}')")
+        for key in " n":
+            tab.keyboard.press(key)
+        assert words in tab.locator("#note").inner_text(), "for good"
+        assert not tab.locator("#bar").is_visible()
 
     yield found
     context.close()

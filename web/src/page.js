@@ -4,13 +4,12 @@
 /** @typedef {import("./worker.js").Answer} Answer */
 
 const GRID = 12; // videos in a grid
-const AHEAD = 3; // steps of frames made before they are shown
+const AHEAD = 3; // steps of frames made before they are shown, at least
+const BUFFER = 0.2; // seconds of frames made before they are shown, at least
 const NOTE = 2500; // ms that a note is shown
 const IDLE = 3000; // ms without input after which the bar is hidden
 const SMOOTH = 4; // pixels of the canvas to one of a frame; the browser enlarges further
-const EDGE = 0.04; // of a frame, over which it fades into the background
-const DARK = 16; // of 255: darker pixels are transparent
-const GLOW = 500; // ms between two updates of the background's colours
+const LARGEST = 4096; // pixels of the canvas in height and width; iPhones show no larger one
 
 /** @template {HTMLElement} T @param {string} id */
 const element = (id) => /** @type {T} */ (document.getElementById(id));
@@ -35,7 +34,8 @@ let asked = 0; // steps not yet answered
 let place = 0; // position in the first step, 0..1
 let shown = -1; // its frame on the screen
 let last = 0; // when the screen was last refreshed
-let lit = -GLOW; // when the background last took its colours
+let loading = true; // no frame was drawn yet
+let failed = false;
 let slow = 0; // steps in a row that took long
 let hiding = 0; // the timer that ends a note
 
@@ -53,7 +53,7 @@ function tell(text, milliseconds = NOTE) {
 
 /** @param {string} reason */
 function fail(reason) {
-  paused = true;
+  failed = true;
   document.body.classList.remove("quiet");
   bar.hidden = true;
   tell(reason, 0);
@@ -77,12 +77,13 @@ function remember() {
 function begin() {
   remember();
   config = undefined;
+  dense = 2;
   ask({ kind: "begin", seed, count });
 }
 
 /** @param {MessageEvent<Answer>} message */
 function receive({ data }) {
-  if (data.kind === "failed") return fail(`The model cannot be loaded: ${data.reason}.`);
+  if (data.kind === "failed") return fail(`The model cannot be loaded or run: ${data.reason}.`);
   if (data.kind === "begun") {
     // Of what was asked before, all is answered by now.
     [config, steps, place, shown] = [data.config, [], 0, -1];
@@ -103,14 +104,13 @@ function refresh(now) {
   requestAnimationFrame(refresh);
   const passed = Math.min(now - last, 100) / 1000;
   last = now;
-  if (!config) return;
-  while (asked + steps.length < AHEAD) ask({ kind: "advance", n: dense * config.every_nth });
+  if (!config || failed) return;
+  const rate = (speed * config.fps) / config.every_nth; // steps a second
+  const ahead = Math.max(AHEAD, Math.ceil(BUFFER * rate));
+  while (asked + steps.length < ahead) ask({ kind: "advance", n: dense * config.every_nth });
   if (!steps.length) return;
-  if (!paused) place += (passed * speed * config.fps) / config.every_nth;
-  if (place >= 1 && steps.length > 1) {
-    steps.shift();
-    [place, shown] = [Math.min(place - 1, 0.999), -1];
-  }
+  if (!paused) place += passed * rate;
+  for (; place >= 1 && steps.length > 1; place -= 1, shown = -1) steps.shift();
   place = Math.min(place, 0.999); // wait, where the next step is not there yet
   const frame = Math.floor(place * steps[0].n);
   if (frame !== shown) draw(frame);
@@ -125,45 +125,12 @@ function draw(frame) {
   const image = new ImageData(size, size);
   for (let i = 0; i < count; i++) {
     const at = (frame * count + i) * one;
-    toAlpha(steps[0].pixels.subarray(at, at + one), image.data, size);
+    image.data.set(steps[0].pixels.subarray(at, at + one));
     tiles.putImageData(image, (i % columns) * size, Math.floor(i / columns) * size);
   }
-  picture.clearRect(0, 0, canvas.width, canvas.height);
   picture.drawImage(small, 0, 0, canvas.width, canvas.height);
-  if (lit < 0 && !paused) tell(""); // loaded
-  if (last - lit > GLOW) glow(steps[0].pixels.subarray(frame * count * one, (frame + 1) * count * one));
-  shown = frame;
-}
-
-/**
- * A frame as a transparent picture: opaque where it is bright, fading out at its edge.
- * @param {Uint8ClampedArray} from
- * @param {Uint8ClampedArray} to
- * @param {number} size
- */
-function toAlpha(from, to, size) {
-  const ramp = (/** @type {number} */ x) => Math.min(1, (Math.min(x, size - 1 - x) + 0.5) / (EDGE * size));
-  const fade = Array.from({ length: size }, (_, x) => ramp(x));
-  for (let y = 0, i = 0; y < size; y++)
-    for (let x = 0; x < size; x++, i += 4) {
-      const brightest = Math.max(from[i], from[i + 1], from[i + 2]);
-      for (let c = i; c < i + 3; c++) to[c] = (255 * from[c]) / brightest;
-      to[i + 3] = (255 * (brightest - DARK) * fade[x] * fade[y]) / (255 - DARK);
-    }
-}
-
-/**
- * Set the colours of the background to those of the upper and the lower half of the first video.
- * @param {Uint8ClampedArray} pixels
- */
-function glow(pixels) {
-  const half = (config?.img_size ?? 0) ** 2 / 2;
-  for (const [name, first] of /** @type {const} */ ([["--above", 0], ["--below", half]])) {
-    const sum = [0, 0, 0];
-    for (let i = 4 * first; i < 4 * (first + half); i++) if (i % 4 < 3) sum[i % 4] += pixels[i];
-    document.body.style.setProperty(name, `rgb(${sum.map((value) => Math.round(value / half)).join(" ")})`);
-  }
-  lit = last;
+  if (loading && !paused) tell("");
+  [shown, loading] = [frame, false];
 }
 
 /** Arrange the videos so that they fill the window as far as possible. */
@@ -177,7 +144,8 @@ function resize() {
   [small.width, small.height] = [columns * config.img_size, rows * config.img_size];
   canvas.style.width = `${side(columns) * columns}px`;
   canvas.style.height = `${side(columns) * rows}px`;
-  [canvas.width, canvas.height] = [SMOOTH * small.width, SMOOTH * small.height];
+  const scale = Math.min(SMOOTH, LARGEST / Math.max(small.width, small.height));
+  [canvas.width, canvas.height] = [scale * small.width, scale * small.height];
   picture.imageSmoothingQuality = "high";
   shown = -1;
 }
@@ -202,7 +170,8 @@ const actions = {
   },
   full() {
     if (document.fullscreenElement) document.exitFullscreen();
-    else document.documentElement.requestFullscreen?.().catch(() => tell("this browser has no full screen"));
+    else if (!document.fullscreenEnabled) tell("this browser has no full screen");
+    else document.documentElement.requestFullscreen().catch(() => tell("this browser refuses a full screen"));
   },
   help: () => tell("space: pause, n: new video, + and −: speed, g: grid of videos, f: full screen", 3 * NOTE),
 };
@@ -249,14 +218,17 @@ const worker = startWorker();
 if (worker) {
   addEventListener("keydown", (event) => {
     const action = KEYS[event.key.toLowerCase()];
-    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!action || failed || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.repeat && !["faster", "slower"].includes(action)) return;
     if (event.target instanceof HTMLButtonElement && event.key === " ") return; // which it presses by itself
     event.preventDefault();
     actions[action]();
   });
-  bar.addEventListener("click", ({ target }) => {
-    const action = target instanceof HTMLElement && target.dataset.do;
-    if (action) actions[/** @type {keyof typeof actions} */ (action)]();
+  bar.addEventListener("click", ({ target, detail }) => {
+    const button = target instanceof HTMLButtonElement && target;
+    if (!button || failed) return;
+    actions[/** @type {keyof typeof actions} */ (button.dataset.do)]();
+    if (detail) button.blur(); // by mouse or touch: the keys are again those of the page, and the bar may hide
   });
   for (const kind of ["pointermove", "pointerdown", "keydown"]) addEventListener(kind, wake);
   addEventListener("resize", resize);

@@ -3,6 +3,8 @@
 import * as ort from "onnxruntime-web/wasm";
 import { normals } from "./normals.js";
 
+const BATCH_PIXELS = 2 ** 18; // drawn at once, at most
+
 /**
  * model.json, as export.py writes it.
  * @typedef {{img_size: number, every_nth: number, latent_size: number, memory_size: number, burn_in_steps: number,
@@ -42,7 +44,7 @@ export async function load(base) {
 
 /** @param {URL} url */
 async function fetched(url) {
-  const response = await fetch(url);
+  const response = await fetch(url, { cache: "no-cache" }); // ask whether there is a newer one
   if (!response.ok) throw new Error(`${url.pathname} is missing`);
   return response;
 }
@@ -161,14 +163,19 @@ async function step({ config, transition }, streams, state) {
  */
 async function decode({ config, generator }, start, end, n, rows) {
   const shape = [rows, config.latent_size];
-  const share = Float32Array.from({ length: n }, (_, i) => i / n);
-  const { frames } = await generator.run({
-    start: new ort.Tensor(start, shape),
-    end: new ort.Tensor(end, shape),
-    share: new ort.Tensor(share, [n]),
-  });
-  const pixels = new Uint8ClampedArray(/** @type {Uint8Array} */ (frames.data));
-  frames.dispose();
+  const size = rows * config.img_size ** 2;
+  const pixels = new Uint8ClampedArray(4 * n * size);
+  const most = Math.max(1, Math.floor(BATCH_PIXELS / size));
+  for (let first = 0; first < n; first += most) {
+    const share = Float32Array.from({ length: Math.min(most, n - first) }, (_, i) => (first + i) / n);
+    const { frames } = await generator.run({
+      start: new ort.Tensor(start, shape),
+      end: new ort.Tensor(end, shape),
+      share: new ort.Tensor(share, [share.length]),
+    });
+    pixels.set(/** @type {Uint8Array} */ (frames.data), 4 * first * size);
+    frames.dispose();
+  }
   return pixels;
 }
 
