@@ -48,6 +48,9 @@ def images(data_dir):
 
     Returns a list of Path: PNG, JPEG and WebP files by their suffix, of any case, but hidden ones; empty where the
     folder is missing.
+
+    Raises:
+        UserError: it is a file, or cannot be read.
     """
     try:
         names = sorted(os.listdir(data_dir))
@@ -280,7 +283,12 @@ def sweep(cache, stem):
 
 
 def read_all(paths, img_size, part):
-    """Read the images at `paths` into the new .npy file `part`, [len(paths), img_size, img_size, 3]."""
+    """Read the images at `paths` into the new .npy file `part`, [len(paths), img_size, img_size, 3].
+
+    Raises:
+        UserError: see `decode`; or the images differ in size.
+        OSError: `part` cannot be written.
+    """
     shape = (len(paths), img_size, img_size, 3)
     if shutil.disk_usage(part.parent).free < math.prod(shape):  # rather than find out at the end
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), part.parent)
@@ -363,7 +371,11 @@ def chunks(png):
 
 
 def lossless(image, path):
-    """The grey, 16-bit or transparent `image` of any of OpenCV's layouts as uint8 BGR, if that loses nothing."""
+    """The grey, 16-bit or transparent `image` of any of OpenCV's layouts as uint8 BGR.
+
+    Raises:
+        UserError: that would lose something.
+    """
     if image.dtype == np.uint16:
         if (image % 257).any():  # 257 = 65535 / 255
             raise UserError(f"{path} has more than 8 bits a channel; save the frames with 8")

@@ -84,8 +84,8 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     Returns the entry: what was compared, and "figures", a list of dicts as `figure` makes them.
 
     Raises:
-        UserError: the footage is too short, the weights cannot be read, their folder cannot be written to, or there is
-            an entry of more steps.
+        UserError: the footage is too short or shows too little, the weights cannot be read, their folder cannot be
+            written to, or there is an entry of more steps.
     """
     path = prefix.with_name("eval.json")
     known = entries(path)  # first, so that an error there comes before the long work

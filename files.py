@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PART = re.compile(r"\.(.+)\.(\d+)(?:-\w+)?\.part(?:\..+)?", re.DOTALL)  # of `replacing`: whose file, by whom
+PART = re.compile(r"\.(.+)\.[\w-]+\.part(?:\..+)?", re.DOTALL)  # what `replacing` writes to: of which file
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
@@ -50,13 +50,12 @@ def replacing(path, ending=""):
     """
     path = Path(path)
     name = path.name if len(os.fsencode(path.name)) < 200 else path.name[-40:]  # of 255 bytes at most
-    # In two containers two processes may have one number.
-    part = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part{ending}")
+    part = path.with_name(f".{name}.{secrets.token_hex(8)}.part{ending}")
     with suppress(OSError):
         for old in path.parent.iterdir():
             match = PART.fullmatch(old.name)
-            # Processes of other machines are not seen here: what grows is left alone.
-            if match and match[1] == name and not alive(int(match[2])) and time.time() - old.stat().st_mtime > 60:
+            # One that grew within the hour may be in the making by another process.
+            if match and match[1] == name and time.time() - old.stat().st_mtime > 3600:
                 old.unlink()
     try:
         yield part
@@ -155,17 +154,6 @@ def guard_streams():
             os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number
     for name, number in ("stdout", 1), ("stderr", 2):
         setattr(sys, name, Stream(getattr(sys, name) or os.fdopen(number, "w", closefd=False)))
-
-
-def alive(number):
-    """Whether this machine has a process of that number."""
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def first_line(text):

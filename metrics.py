@@ -179,7 +179,7 @@ def luma(frames):
 
 
 def thumbnails(frames):
-    """Frames [N, H, W, 3] as vectors of at most 32x32 pixels: float32 [N, 3072]."""
+    """Frames [N, H, W, 3] as vectors of at most 32x32 pixels: float32 [N, 3 x 32 x 32 or fewer]."""
     size = min(32, frames.shape[1])
     small = [cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA) for frame in frames]
     return np.stack(small).reshape(len(small), -1).astype(np.float32)

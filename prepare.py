@@ -22,8 +22,6 @@ from video_reader import VideoReader, sample
 # fast (64x64 frames of a real lamp). The cache that is made of the frames is uncompressed too.
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 
-PART = re.compile(r"\.(image|frames\.json\.[\w-]+)\.part")  # what a killed process may have left
-
 
 def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
     """Write the frames of a video to `data_dir` as image0000001.png, image0000002.png ...
@@ -117,7 +115,7 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
                     return noted
             noted = dict(origin=origin, source=source, fps=fps, n_frames=None, complete=False)
             note(data_dir, noted)  # before the first image changes, so that no mixture ever passes for a data set
-            for path in (*old, *(path for path in data_dir.iterdir() if PART.fullmatch(path.name))):
+            for path in old:
                 path.unlink()
             n_frames = 0
             for frame in tqdm(frames, total=expected or None, desc=printable(f"writing {data_dir.name}"), unit="frame"):

@@ -9,6 +9,7 @@ A run is a folder, logs/<YYYYmmdd-HHMMSS>/:
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -42,14 +43,11 @@ def new_run(logs="logs"):
     """Make the folder of a new run, named after the time; a second run of the same second gets a suffix."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     Path(logs).mkdir(parents=True, exist_ok=True)
-    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
-        run = Path(logs) / (stamp + suffix)
-        try:
+    for i in itertools.count(1):
+        run = Path(logs) / (stamp if i == 1 else f"{stamp}-{i}")
+        with suppress(FileExistsError):
             run.mkdir()
             return run
-        except FileExistsError:
-            continue
-    raise UserError(f"{logs} holds 999 runs of this very second; wait one")
 
 
 def train(config, frames, run=None, backend=None):
@@ -62,8 +60,8 @@ def train(config, frames, run=None, backend=None):
     signal that ended it early, or None.
 
     Raises:
-        UserError: there are too few frames for a clip, nothing to resume from, the training diverged, or another
-            machine is gone.
+        UserError: there are too few frames for a clip, nothing to resume from, no room to save it, the training
+            diverged, another machine is gone, or another process trains in the folder.
     """
     started = time.perf_counter()
     gan = GAN(config, backend)

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import re
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -83,13 +82,13 @@ def run(path, count, arguments, frames, *files):
     Raises:
         UserError: it failed, or wrote fewer than `count` frames.
     """
-    program = ffmpeg()
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()  # that of the package, else the system's
+    except RuntimeError:
+        raise UserError("no ffmpeg to write a video with: install it, and see that PATH leads to it") from None
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as log:  # a pipe that nobody reads can fill up
-        try:
-            process = subprocess.Popen([program, "-v", "error", "-y", "-progress", "pipe:1", *arguments], stdout=log,
-                                       stdin=subprocess.PIPE, stderr=errors, pass_fds=[file.fileno() for file in files])
-        except OSError as error:
-            raise UserError(f"{program} cannot be run ({error.strerror}); reinstall ffmpeg") from None
+        process = subprocess.Popen([program, "-v", "error", "-y", "-progress", "pipe:1", *arguments], stdout=log,
+                                   stdin=subprocess.PIPE, stderr=errors, pass_fds=[file.fileno() for file in files])
         try:
             with contextlib.suppress(BrokenPipeError):  # ffmpeg has ended; `errors` holds the reason
                 for frame in frames:
@@ -152,11 +151,3 @@ def check(path, fps=None):
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): give the video another folder") from None
-
-
-def ffmpeg():
-    """The path of the system's ffmpeg, or else of the one in the package imageio-ffmpeg."""
-    try:
-        return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError:
-        raise UserError("no ffmpeg to write a video with: install it, and see that PATH leads to it") from None

@@ -27,6 +27,12 @@ def learn(folder, *flags, timeout=PATIENCE, **options):
     return subprocess.run(command(*flags), cwd=folder, capture_output=True, text=True, timeout=timeout, **options)
 
 
+def run_of(folder):
+    """The one run in the logs of `folder`."""
+    [run] = (folder / "logs").iterdir()
+    return run
+
+
 def hear_signals():
     """Let signals act that a process is started with ignored, as under nohup or in the background of a script."""
     for number in STOPS:

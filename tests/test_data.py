@@ -132,14 +132,6 @@ def test_a_changed_folder_gets_a_new_cache_and_the_old_one_goes(tmp_path, change
     np.testing.assert_array_equal(np.load(new), [np.asarray(Image.open(path)) for path in data.images(folder)])
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path):
-    frames = pictures(3)
-    folder = folder_of(tmp_path, frames)
-    cache = data.load(folder, 16)
-    cache.write_bytes(cache.read_bytes()[:-1])
-    np.testing.assert_array_equal(np.load(data.load(folder, 16)), frames)
-
-
 def test_what_a_killed_run_left_is_removed_once_it_is_old(tmp_path):
     folder = folder_of(tmp_path, pictures(1))
     old, fresh = (tmp_path / f".frames.16.{'0' * 16}.npy.{pid}.part" for pid in (1, 2))

@@ -35,19 +35,11 @@ def cluster(hosts, index=0, kind="worker"):
     return json.dumps(dict(cluster=dict(worker=hosts), task=dict(type=kind, index=index)))
 
 
-@contextlib.contextmanager
 def workers(folder, flags):
     """Two machines of one run, on this one, each with its flags."""
-    hosts, processes = free_hosts(2), []
-    for index in range(2):
-        processes.append(start(folder, "--distribute=multiworker", *flags[index],
-                               env=os.environ | dict(TF_CONFIG=cluster(hosts, index))))
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    hosts = free_hosts(2)
+    return [start(folder, "--distribute=multiworker", *flags[i], env=os.environ | dict(TF_CONFIG=cluster(hosts, i)))
+            for i in range(2)]
 
 
 def run_of_two(folder, flags):
@@ -56,9 +48,9 @@ def run_of_two(folder, flags):
     TensorFlow takes a machine that is silent for ten seconds for gone, be it only busy: then both start again.
     """
     for _ in range(3):
-        with workers(folder, (flags, flags)) as processes:
-            errors = "\n".join([process.communicate()[1] for process in processes])
-            codes = [process.returncode for process in processes]
+        processes = workers(folder, (flags, flags))
+        errors = "\n".join([process.communicate()[1] for process in processes])
+        codes = [process.returncode for process in processes]
         if "stopped sending heartbeats" not in errors:
             break
     assert codes == [0, 0], errors
@@ -83,10 +75,10 @@ def test_two_machines_continue_a_run_as_two_parts_of_a_batch_on_one(footage, sma
 @pytest.mark.slow
 def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags, monkeypatch):
     flags = [*flags, "--steps=100000", "--save_every=2"]
-    with workers(footage, (flags, flags)) as (chief, other):
-        until(lambda: list(footage.glob("logs/*/state.*.h5")), chief)
-        other.send_signal(signal.SIGKILL)
-        _, errors = chief.communicate()
+    chief, other = workers(footage, (flags, flags))
+    until(lambda: list(footage.glob("logs/*/state.*.h5")), chief)
+    other.send_signal(signal.SIGKILL)
+    _, errors = chief.communicate()
     assert chief.returncode == 2
     assert "another machine of this run is gone" in errors.splitlines()[-1]
     assert "Traceback" not in errors
@@ -100,11 +92,10 @@ def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(foot
 
 @pytest.mark.slow
 def test_machines_that_were_started_differently_say_so(footage, flags):
-    with workers(footage, ([*flags, "--normality_weight=1"], [*flags, "--normality_weight=2"])) as processes:
-        for process in processes:
-            _, errors = process.communicate()
-            assert process.returncode == 2
-            assert "not started alike" in errors.splitlines()[-1]
+    for process in workers(footage, ([*flags, "--normality_weight=1"], [*flags, "--normality_weight=2"])):
+        _, errors = process.communicate()
+        assert process.returncode == 2
+        assert "not started alike" in errors.splitlines()[-1]
 
 
 @pytest.mark.parametrize("value", [

@@ -293,12 +293,6 @@ def test_footage_that_shows_nothing_or_was_not_trained_on_is_told(copy):
     assert f"frames holds other frames than those that {copy} was trained on" in done.stdout
 
 
-def test_short_footage_is_refused(run, tmp_path):
-    np.save(tmp_path / "frames.npy", discs(12, 16))
-    with pytest.raises(UserError, match="12 frames are too few"):
-        evaluate.evaluate(run / "weights.10", tmp_path / "frames.npy", 0, 3000)
-
-
 @pytest.mark.parametrize("text", ["mine", "[" * 100_000, "[]", '{"weights.10": 1}', '{"weights.9": {}}',
                                   '{"weights.10": {"steps": "many"}}'])
 def test_a_foreign_eval_json_is_left_alone(copy, text):

@@ -38,7 +38,6 @@ def run(folder, task, config, *args, backend="tensorflow", devices=()):
 
 
 def assert_same(ours, theirs, tolerance):
-    """All numbers but the lengths of gradients, which are those of a mean over devices."""
     assert set(ours) == set(theirs)
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
@@ -176,7 +175,7 @@ def test_gradient_penalties_flatten_the_discriminator(small):
     def penalty(gamma):
         config = Config(**small, gamma=gamma)
         gan = GAN(config)
-        gan.train(clips(config, 20)[:, :], np.full(20, 1e-3))
+        gan.train(clips(config, 20), np.full(20, 1e-3))
         real = clips(config)[0].astype("float32") / 255
         for variable, value in zip(gan.discriminator.trainable_variables, to_numpy(gan.state["d"]), strict=True):
             variable.assign(value)

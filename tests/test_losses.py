@@ -9,8 +9,7 @@ import losses
 NORMAL = np.random.default_rng(0).standard_normal((4096, 3, 8)).astype("float32")  # [B, T, Z]
 
 
-def value(tensor):
-    return keras.ops.convert_to_numpy(tensor)
+value = keras.ops.convert_to_numpy
 
 
 @pytest.mark.parametrize("name, d_adv", [("standard", 2 * np.log(2)), ("relativistic", np.log(2))])

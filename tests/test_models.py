@@ -9,15 +9,12 @@ import pytest
 from config import PRESETS, Config
 from models import Background, Discriminator, Generator, Transition, interpolate, standardise
 
+numpy = keras.ops.convert_to_numpy
 SMALL = Config(img_size=16, width=4, chains=8, batch_size=4, latent_size=16, rnn_units=12)
 
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return keras.ops.convert_to_numpy(x)
 
 
 def assert_on_sphere(z):

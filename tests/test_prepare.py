@@ -362,14 +362,6 @@ def test_two_do_not_write_to_one_folder(tmp_path):
     assert prepare.simulate(3, tmp_path, 16, 0)["complete"]  # the lock went with its process
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path):
-    for name in (".image.part", ".frames.json.123.part"):
-        (tmp_path / name).touch()
-    (tmp_path / ".mine.part").touch()
-    prepare.simulate(3, tmp_path, 16, 0)
-    assert [path.name for path in tmp_path.glob(".*")] == [".mine.part"]
-
-
 # --- other frames in the folder
 
 
@@ -541,11 +533,6 @@ def test_the_simulated_lamp_is_written_as_it_is(tmp_path):
     np.testing.assert_array_equal(read(tmp_path), list(itertools.islice(simulator.frames(16, 3), 12)))
     assert noted["fps"] == 30 and noted["n_frames"] == 12 and noted["complete"]
     assert noted["origin"] == dict(kind="simulation", seed=3, n_frames=12, img_size=16)
-
-
-def test_no_simulated_frames_are_refused(tmp_path):
-    with pytest.raises(UserError, match="0 simulated frames"):
-        prepare.simulate(0, tmp_path, 16, 0)
 
 
 # --- a real lamp

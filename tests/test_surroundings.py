@@ -17,12 +17,7 @@ import learn as program
 import train
 from config import Config
 from files import UserError
-from helpers import command, learn, start, until
-
-
-def run_of(folder):
-    [run] = (folder / "logs").iterdir()
-    return run
+from helpers import command, learn, run_of, start, until
 
 
 @pytest.mark.slow
@@ -187,7 +182,7 @@ def test_a_file_of_the_longest_name_is_written_whole(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_two_writers_of_one_number_do_not_mix(tmp_path):  # as in two containers that share a folder
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
     with files.replacing(tmp_path / "file") as slow:
         slow.write_text("slow")
         with files.replacing(tmp_path / "file") as fast:
