@@ -30,7 +30,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 DAY = 86_400  # seconds
 LESS = dict(train="lower --batch_size, --seq_len, --clip_len, --width or --img_size, or raise --accumulate",
             live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
-            simulate="lower --img_size")  # memory
+            simulate="lower --img_size", eval="take weights of a smaller --img_size, or a larger machine")  # memory
 CHANGEABLE = "data_dir", "steps", "max_minutes", "save_every", "accumulate", "distribute"  # on --resume
 OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insufficient memory|Cannot allocate memory"
 
@@ -143,6 +143,8 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
     say(f"evaluating {prefix} on {data_dir}")
     if config.footage not in ("", data.digest(frames)):
         say(f"{data_dir} holds other frames than those that {prefix} was trained on")
+    clips = min(2048, len(data.images(data_dir)))
+    check_memory(95 * clips * config.img_size**2, LESS["eval"])  # measured: 12.7 GB at 128x128 pixels
     with quiet_imports():
         import evaluate
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))

@@ -272,6 +272,14 @@ def test_what_no_memory_holds_is_refused(footage, run, small, monkeypatch, capsy
     assert advice in error
 
 
+def test_an_evaluation_that_no_memory_holds_is_refused(footage, run, monkeypatch, capsys):
+    monkeypatch.chdir(footage)
+    monkeypatch.setattr(os, "sysconf", lambda _: 2**10)
+    assert program.main(["--mode=eval", f"--weights={run}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "that takes more than" in error and "smaller --img_size" in error
+
+
 def test_what_is_no_fault_of_the_user_is_a_traceback(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(program, "load_sampler", lambda *_: 1 / 0)
