@@ -59,6 +59,8 @@ class Sampler:
         self.roll = compiled(roll, transition)
         # [n, Z] normal numbers, state -> state one step later.
         self.step = compiled(lambda normal, state: tuple(transition(normal, state)[1]), transition)
+        # Latents [n, T + 1, Z] -> latents [n, T, every_nth, Z].
+        self.between = compiled(lambda z: interpolate(z[:, :-1], z[:, 1:], self.config.every_nth), transition)
         # Latents [N, Z] -> frames uint8 [N, H, W, 3].
         self.draw = compiled(lambda latents: to_frames(generator, latents), generator)
 
@@ -118,8 +120,8 @@ class Sampler:
 
     def decode(self, path):
         """The frames uint8 [n, H, W, 3] along latents [n, T + 1, Z], T * every_nth of them."""
-        between = ops.convert_to_numpy(interpolate(path[:, :-1], path[:, 1:], self.config.every_nth))
-        latents = between.reshape(self.n, -1, self.config.latent_size).swapaxes(0, 1)  # [T * every_nth, n, Z]
+        latents = ops.convert_to_numpy(self.between(path)).reshape(self.n, -1, self.config.latent_size)
+        latents = latents.swapaxes(0, 1)  # [T * every_nth, n, Z]
         size = self.n * self.config.img_size**2
         for part in np.array_split(latents, math.ceil(len(latents) / max(1, BATCH_PIXELS // size))):
             frames = ops.convert_to_numpy(self.draw(part.reshape(-1, self.config.latent_size)))
