@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from config import Config
-from files import UserError, printable, replacing, say
+from files import PART, UserError, printable, replacing, say
 
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
 LARGEST = 2**30  # bytes of an image
@@ -273,12 +273,13 @@ def whole(cache, shape):
 
 def sweep(cache, stem):
     """Remove what `cache` replaces: older caches, named `stem` and a fingerprint, and unfinished ones."""
-    pattern = re.compile(rf"{re.escape(stem)}[0-9a-f]{{16}}\.npy|\.{re.escape(stem)}[0-9a-f]{{16}}\.npy\.[\w-]+\.part")
+    pattern = re.compile(rf"{re.escape(stem)}[0-9a-f]{{16}}\.npy")
     for old in cache.parent.iterdir():
-        if pattern.fullmatch(old.name) and old != cache:
+        part = PART.fullmatch(old.name)
+        if pattern.fullmatch(part[1] if part else old.name) and old != cache:
             with suppress(OSError):  # another process may be at the same
                 # An unfinished one that grew within the hour may be in the making by another process.
-                if old.suffix == ".npy" or time.time() - old.stat().st_mtime > 3600:
+                if not part or time.time() - old.stat().st_mtime > 3600:
                     old.unlink()
 
 

@@ -90,7 +90,8 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     path = prefix.with_name("eval.json")
     known = entries(path)  # first, so that an error there comes before the long work
     check_folder(prefix.parent)
-    before, stretches = known.get(prefix.name, {}).get("steps", 0), max(SAMPLES, round(steps / STRETCH))
+    stretches = max(SAMPLES, round(steps / STRETCH))
+    before = known[prefix.name]["steps"] if prefix.name in known else 0
     if before > stretches * STRETCH and not overwrite:
         raise UserError(f"{path} holds the figures of {before:,} steps; give --steps as many, "
                         "or --overwrite to replace them")

@@ -46,7 +46,7 @@ def replacing(path, ending=""):
 
     Yields the path to write to, a hidden file in the same folder, whose name has the `ending`. When the block ends the
     file is flushed to the disk and renamed to `path`; when it raises, `path` is left as it was and the hidden file is
-    removed. Hidden files of the same `path` that killed processes left are removed first.
+    removed. Hidden files of the same `path` that killed processes left are removed first, once they are an hour old.
     """
     path = Path(path)
     name = path.name if len(os.fsencode(path.name)) < 200 else path.name[-40:]  # of 255 bytes at most

@@ -143,10 +143,10 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
     say(f"evaluating {prefix} on {data_dir}")
     if config.footage not in ("", data.digest(frames)):
         say(f"{data_dir} holds other frames than those that {prefix} was trained on")
-    clips = min(2048, len(data.images(data_dir)))
-    check_memory(95 * clips * config.img_size**2, LESS["eval"])  # measured: 12.7 GB at 128x128 pixels
     with quiet_imports():
         import evaluate
+    clips = min(evaluate.CLIPS, len(data.images(data_dir)))
+    check_memory(95 * clips * config.img_size**2, LESS["eval"])  # measured: 12.7 GB at 128x128 pixels
     print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
     say(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 

@@ -87,8 +87,11 @@ def run(path, count, arguments, frames, *files):
     except RuntimeError:
         raise UserError("no ffmpeg to write a video with: install it, and see that PATH leads to it") from None
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as log:  # a pipe that nobody reads can fill up
-        process = subprocess.Popen([program, "-v", "error", "-y", "-progress", "pipe:1", *arguments], stdout=log,
-                                   stdin=subprocess.PIPE, stderr=errors, pass_fds=[file.fileno() for file in files])
+        try:
+            process = subprocess.Popen([program, "-v", "error", "-y", "-progress", "pipe:1", *arguments], stdout=log,
+                                       stdin=subprocess.PIPE, stderr=errors, pass_fds=[file.fileno() for file in files])
+        except OSError as error:
+            raise UserError(f"{program} cannot be run ({error.strerror}); reinstall ffmpeg") from None
         try:
             with contextlib.suppress(BrokenPipeError):  # ffmpeg has ended; `errors` holds the reason
                 for frame in frames:
@@ -138,10 +141,9 @@ def check(path, fps=None):
         UserError: the ending is of no known format, or of one that cannot show so many frames a second; `path` is a
             folder, or its folder is missing or not writable.
     """
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
+    path, ending = Path(path), Path(path).suffix.lower()
+    if ending not in FORMATS:
         raise UserError(f"{path} has no ending of a known format: end it in one of {', '.join(FORMATS)}")
-    ending = path.suffix.lower()
     if fps and fps > MOST.get(ending, math.inf):
         raise UserError(f"--fps {fps:g}: a {ending} shows at most {MOST[ending]} frames a second; take another ending, "
                         "or fewer")

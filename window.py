@@ -123,7 +123,7 @@ class Window:
             self.draw()
 
     def change_speed(self, factor):
-        """Multiply the frames a second by `factor`, within 1 to 240, or where they are less or more."""
+        """Multiply the frames a second by `factor`, within 1 to 240; from beyond, only towards these."""
         self.fps = min(max(self.fps * factor, min(self.fps, 1)), max(self.fps, 240))
         self.tell(f"{self.fps:.3g} frames a second")
 

@@ -458,7 +458,8 @@ def test_footage_says_how_many_frames_make_a_step_and_whether_it_is_augmented(tm
     assert suited(np.tile(footage, (10, 1, 1, 1)))[0]["steps"] == Config().steps, "the most"
     assert suited(slow := footage.repeat(40, axis=0)[:800])[0]["every_nth"] == len(slow) // 40
     for still in np.zeros((300, 16, 16, 3), np.uint8), footage[:1], footage[:2]:
-        assert suited(still)[0]["every_nth"] >= 1 and suited(still)[0]["steps"] == 2 * data.STEPS
+        measured, _ = suited(still)
+        assert measured["every_nth"] >= 1 and measured["steps"] == 2 * data.STEPS
 
 
 def test_batches_per_epoch_is_the_original_recipe():

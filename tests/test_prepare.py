@@ -362,6 +362,15 @@ def test_two_do_not_write_to_one_folder(tmp_path):
     assert prepare.simulate(3, tmp_path, 16, 0)["complete"]  # the lock went with its process
 
 
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    for name in (".image.part", ".frames.json.123.part"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".mine.part").touch()
+    prepare.simulate(3, tmp_path, 16, 0)
+    assert [path.name for path in tmp_path.glob(".*")] == [".mine.part"]
+
+
 # --- other frames in the folder
 
 

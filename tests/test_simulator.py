@@ -118,6 +118,12 @@ def test_free_energy_falls_without_heat():
     assert energies[-1] < 0.95 * energies[0]
 
 
+def test_energy_of_a_flat_interface_is_its_tension():
+    fluids = Fluids(Physics(repulsion=0.0))
+    c = 1 / (1 + np.exp((fluids.y - 0.5) / fluids.physics.width)) + 0 * fluids.x
+    assert energy(fluids, c) == pytest.approx(fluids.physics.tension * COLUMNS / ROWS, rel=0.03)
+
+
 def test_drop_becomes_round_and_stays_so():
     fluids = Fluids(Physics(**STILL | dict(tension=0.3)))
     oval = drop(fluids, across=0.15, up=0.1)

@@ -156,10 +156,10 @@ def test_short_footage_is_trained_for_fewer_steps(footage, small, monkeypatch, c
     flags = {name: small[name] for name in ("img_size", "batch_size", "clip_len")}
     for given in {}, dict(max_minutes=0.0), dict(steps=5000), dict(max_minutes=2.0), dict(preset="original"):
         program.train(**flags | given)
-    short = data.suited(data.load("frames", 16))[0]["steps"]
-    assert [config.steps for config in configs] == [short, short, 5000, short, 33_600]
+    assert [config.steps for config in configs] == [913, 913, 5000, 913, 33_600], \
+        "40 frames, independent after 3: 250 (40 / 3)^0.5"
     assert re.findall("augmentation, (.*)", capsys.readouterr().out) == [
-        f"{short:,} training steps"] * 2 + ["5,000 training steps", "2 minutes", "33,600 training steps"]
+        "913 training steps", "913 training steps", "5,000 training steps", "2 minutes", "33,600 training steps"]
 
 
 @pytest.mark.parametrize("preset, rates", [({}, {0: 5e-4, 0.8: 5e-4, 0.9: 2.5e-4, 1: 0}),
@@ -167,6 +167,16 @@ def test_short_footage_is_trained_for_fewer_steps(footage, small, monkeypatch, c
 def test_the_learning_rate_falls_linearly_in_the_end_or_along_a_cosine(preset, rates):
     found = [train.learning_rate(Config(**preset), 1000, progress) for progress in rates]
     np.testing.assert_allclose(found, list(rates.values()), atol=1e-12)
+
+
+def test_max_minutes_ends_the_original_at_a_learning_rate_of_0(trained, monkeypatch):
+    seconds = iter(range(0, 10**6, 2))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: float(next(seconds)))
+    run = trained(max_minutes=20.0, arch="original", gamma=0.0)
+    rates = [event.value for event in events(run).Scalars("learning_rate")]
+    falling = rates[train.WARM_UP // train.LOG_EVERY:]
+    assert falling == sorted(falling, reverse=True)
+    assert rates[-1] < 0.1 * Config().learning_rate
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -205,6 +215,19 @@ def test_an_interrupted_simulation_goes_on_as_it_was_asked_for(tmp_path, flags):
     assert "3 frames and a clip takes 5" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "logs").exists()
     assert json.loads(record.read_text()) == whole
+
+
+@pytest.mark.parametrize("extra, complaint", [
+    (["--resume=."], ". holds no training state to resume from"),
+    (["--every_nth=30"], "40 frames and a clip takes 61"),
+    (["--data_dir=image.png"], "image.png")])
+def test_what_cannot_begin_is_told_in_a_sentence(footage, flags, extra, complaint):
+    (footage / "image.png").write_bytes(b"")
+    done = learn(footage, *(flags if "--resume" not in extra[0] else []), *extra)
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (footage / "logs").exists()
 
 
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path):

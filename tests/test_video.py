@@ -131,6 +131,14 @@ def test_failing_ffmpeg_is_told_and_the_old_video_stays(tmp_path, path_folder, s
     assert sorted(tmp_path.iterdir()) == [path_folder, out]
 
 
+def test_ffmpeg_that_cannot_be_run_is_told(tmp_path, path_folder):
+    program(path_folder / "ffmpeg", "")
+    (path_folder / "ffmpeg").write_bytes(b"\x7fELF not really")
+    with pytest.raises(UserError, match="cannot be run"):
+        video.write(iter(noise(3)), tmp_path / "out.png", fps=30, count=3)
+    assert list(tmp_path.iterdir()) == [path_folder]
+
+
 def test_interrupted_video_leaves_nothing(tmp_path, path_folder):
     program(path_folder / "ffmpeg", f"open({str(path_folder / 'pid')!r}, 'w').write(str(os.getpid()))\n"
                                     "while sys.stdin.buffer.read(1): pass\nimport time; time.sleep(20)")
