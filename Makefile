@@ -27,7 +27,7 @@ bench: .venv/runtime  ## what training and playing cost on this machine
 	.venv/bin/pip install --quiet -r requirements-test.txt
 	touch $@
 
-web: web/dist/index.html  ## the page that plays a lamp in a browser; wants Node.js
+web: web/dist/index.html  ## the page that plays an export in a browser; takes Node.js
 
 web/dist/index.html: web/node_modules web/build.js $(wildcard web/src/*)
 	cd web && npm run --silent check && npm run --silent build

@@ -51,7 +51,7 @@ def test_distance_penalty_is_the_wasserstein_distance_of_each_kind():
     assert value(losses.distance_penalty(real[::-1], real)) == pytest.approx(0, abs=1e-5), "in whatever order"
     assert value(losses.distance_penalty(double, real)) == pytest.approx(2, rel=0.01), "twice as fast, as are fields"
     assert value(losses.distance_penalty(still, real)) == pytest.approx(2, rel=0.01), "at rest, as are fields"
-    assert value(losses.distance_penalty(alike, real)) == pytest.approx(1, rel=0.01), "all lamps the same"
+    assert value(losses.distance_penalty(alike, real)) == pytest.approx(1, rel=0.01), "all clips the same"
 
 
 def test_distance_penalty_sees_where_a_frame_changes():
@@ -64,7 +64,7 @@ def test_distance_penalty_sees_where_a_frame_changes():
     assert value(losses.distance_penalty(local, steady)) == pytest.approx(1, rel=0.05), "each field is 0.1 off"
 
 
-def test_distance_penalty_sees_lamps_that_rest_and_jump():
+def test_distance_penalty_sees_clips_that_rest_and_jump():
     starts = np.random.default_rng(0).random(64).astype("float32")
     real, jumping = brightening(starts, 0.1), brightening(starts, 0.0)
     jumping[::8, 2:] += 2.4  # eight clips of 64, of one step in three: as fast on average
@@ -115,7 +115,7 @@ def test_chains_normality_of_correlated_coordinates():
     assert value(losses.chains_normality(alike)) == pytest.approx(0.7, abs=0.05)
 
 
-def test_only_the_chains_normality_sees_chains_fall_into_step():
+def test_only_chains_normality_sees_chains_at_the_same_state():
     together = np.repeat(np.random.default_rng(2).standard_normal((1, 20, 64)), 256, axis=0).astype("float32")
     assert value(losses.pooled_normality(together)) < 0.4
     assert value(losses.chains_normality(together)) > 1  # no spread: (0 - 1)^2 at least

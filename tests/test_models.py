@@ -1,4 +1,4 @@
-"""Shapes, sizes and the promises the networks make: states on the sphere, lamps that do not know of each other."""
+"""Shapes, sizes and the promises the networks make: states on the sphere, chains that do not depend on each other."""
 
 import dataclasses
 
@@ -109,7 +109,7 @@ def test_roll_is_step_after_step(transition):
         np.testing.assert_allclose(numpy(ours), numpy(theirs), atol=1e-5)
 
 
-def test_a_lamp_does_not_know_of_others(transition):
+def test_a_chain_does_not_depend_on_others(transition):
     first, normals = normal(6, 16), normal(6, 20, 16, seed=1)
     together = transition.roll(normals, transition.initial(first))[0]
     alone = transition.roll(normals[2:3], transition.initial(first[2:3]))[0]
