@@ -177,8 +177,13 @@ class Background(layers.Layer):
         return self.mean + self.mask * ops.sigmoid(gate) * x
 
     def init_from_stats(self, mean, mask):
-        """Take the mean frame [H, W, 3] in 0..1 and the mask [H, W, 1] in 0..1."""
-        mean = np.clip(mean, 0.01, 0.99)
+        """Take the mean frame [H, W, 3] in 0..1 and the mask [H, W, 1] in 0..1.
+
+        The mean is kept from 0 and 1, whose logits are infinite: by 0.001, which rounds to the same grey level, and by
+        0.01 where pixels change, as a sigmoid further out has next to no gradient.
+        """
+        least = 0.001 + 0.009 * mask
+        mean = np.clip(mean, least, 1 - least)
         self.mean.assign(np.log(mean / (1 - mean)))
         self.mask.assign(mask)
 

@@ -62,6 +62,14 @@ def test_a_background_is_drawn_on_where_mask_and_gate_say():
     np.testing.assert_allclose(added[:, 4:], (x[..., :3] / (1 + np.exp(-x[..., 3:])))[:, 4:], atol=1e-5)
 
 
+def test_black_and_white_that_never_change_are_drawn_so():
+    layer, x = Background(), normal(1, 1, 3, 4)
+    layer(x)
+    layer.init_from_stats(np.array([[[0, 0, 0], [1, 1, 1], [0, 0.5, 1]]]), np.zeros((1, 3, 1)))
+    drawn = 255 / (1 + np.exp(-numpy(layer(x))))
+    np.testing.assert_array_equal(np.round(drawn[0, 0]), [[0, 0, 0], [255, 255, 255], [0, 128, 255]])
+
+
 def test_a_frame_is_drawn_alone_as_among_others_also_in_training():
     generator, latents = Generator(SMALL), normal(6, 16)
     np.testing.assert_allclose(numpy(generator(latents, training=True))[2:3], numpy(generator(latents[2:3])), atol=1e-5)
