@@ -153,7 +153,7 @@ class Reference:
             "speed": metrics.speed(sample) / metrics.speed(self.sample),
             "jitter": metrics.jitter(sample) / (metrics.jitter(self.sample) + 1e-6),
             "diversity": metrics.diversity(sample) / metrics.diversity(self.sample),
-            "nearest_neighbour_ratio": self.nearest_neighbour(sample) / own,
+            "nearest_neighbour_ratio": self.nearest_neighbour(sample) / (own + 1e-6),
         } for sample, distances in zip(samples, metrics.distances(samples, self.sample, seed), strict=True)]
 
     def nearest_neighbour(self, sample, *where):
@@ -182,6 +182,7 @@ class Rollout:
 
     early, late: lists of SAMPLES arrays [PER_SAMPLE * VIDEOS, STRETCH, Z]: the first latents of so many videos, and the
         last of VIDEOS videos; fewer of a short rollout.
+    end: the last latents of these videos [VIDEOS, STRETCH, Z].
     all, first: moments [parts, 5, Z] of the latents of all videos and of the first, in the order of MOMENTS.
     distances: mean and least distance of the latents of two videos [parts, 2].
     autocorrelation: [videos, lags], of the last steps.
@@ -200,8 +201,8 @@ class Rollout:
         for i, latents in enumerate(tqdm(self.latents([seed, 0, 3], stretches), desc="rolling", total=stretches,
                                          unit_scale=STRETCH, unit=" steps"), start=1):
             late.append(latents)
-            last.append(latents[:CYCLES["videos"]].copy())  # a view would keep the whole
-            part.append(latents[:, ::THIN])
+            last.append(latents[:CYCLES["videos"]].copy())  # a view would keep the whole, here and below
+            part.append(latents[:, ::THIN].copy())
             if i in ends:
                 thinned = np.concatenate(part, axis=1)
                 all_moments.append(metrics.moments(thinned.reshape(-1, thinned.shape[-1])))
@@ -211,6 +212,7 @@ class Rollout:
         new = (next(self.latents([seed, i, 2], 1)) for i in range(SAMPLES * PER_SAMPLE))
         self.early = [np.concatenate(list(islice(new, PER_SAMPLE))) for _ in range(SAMPLES)]
         self.late = [np.concatenate(list(late)[i::SAMPLES]) for i in range(SAMPLES)]
+        self.end = late[-1]
         self.all, self.first, self.distances = np.stack(all_moments), np.stack(first_moments), np.stack(distances)
         longest = min(CYCLES["longest"], len(last) * STRETCH // 2)
         self.autocorrelation = np.stack([metrics.autocorrelation(video, longest)
@@ -359,8 +361,8 @@ def plot_clips(path, footage, every_nth, rollout, decode):
     columns, rows, stride = 12, 3, 2
     starts = np.linspace(0, max(0, len(footage) - columns * stride * every_nth), rows).astype(int)
     real = [footage[np.minimum(start + every_nth * stride * np.arange(columns), len(footage) - 1)] for start in starts]
-    videos = [[decode(video) for video in latents[:rows, :stride * columns:stride]]
-             for latents in (rollout.early[0], rollout.late[-1])]
+    videos = [[decode(video) for video in latents[:rows]]
+              for latents in (rollout.early[0][:, :columns * stride:stride], rollout.end[:, -columns * stride::stride])]
     titles = ("real", "new videos", f"after {rollout.stretches * STRETCH:,} steps")
     sheet, axes = plt.subplots(3, 1, figsize=(columns, 3 * rows + 1), layout="constrained")
     for axis, title, clips in zip(axes, titles, (real, *videos), strict=True):

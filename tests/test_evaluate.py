@@ -206,6 +206,21 @@ def test_samples_are_of_videos_and_times_of_their_own():
     assert sorted(begun) == sorted(latents[0, 0, 0] for latents in last)
 
 
+def test_the_last_row_of_clips_is_the_end_of_the_rollout(tmp_path):
+    drawn = []
+    evaluate.plot_clips(tmp_path / "clips.png", np.zeros((400, 8, 8, 3), np.uint8), EVERY_NTH,
+                        Rollout(Planted(lambda _, age, normal: 0 * normal + age + 1), 0, 4),
+                        lambda latents: drawn.append(latents[:, 0]) or np.zeros((len(latents), 8, 8, 3), np.uint8))
+    ends = evaluate.BURN_IN_STEPS + np.arange(4000)[-24::2]
+    np.testing.assert_array_equal(drawn, [*3 * [evaluate.BURN_IN_STEPS + np.arange(24)[::2]], *3 * [ends]])
+
+
+def test_footage_that_repeats_itself_has_a_finite_nearest_neighbour_ratio():
+    reference = Reference(np.tile(discs(80, 16), (10, 1, 1, 1)), 1, 30, np.random.default_rng(0))
+    [figures] = reference.compare([discs(600, 16, 1).reshape(4, 50, 3, 16, 16, 3)], 0)
+    assert np.isfinite([*figures.values()]).all()
+
+
 def test_autocorrelation_is_that_of_the_definition():
     states = np.random.default_rng(0).standard_normal((300, 4)).cumsum(0)
     expected = [np.mean((states[lag:] * states[:300 - lag]).sum(1)) for lag in range(100)]
