@@ -12,7 +12,9 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from files import UserError, quoted, replacing
+from natsort import natsorted
+
+from files import PART, UserError, quoted, replacing
 
 SUFFIX = dict(weights=".weights.h5", state=".h5")
 SHIPPED = Path(__file__).with_name("logs")  # weights to play where nothing was trained yet
@@ -118,9 +120,11 @@ def first_sentence(error):
 
 
 def sweep(run):
-    """Remove from the folder `run` unfinished files of a process that was killed."""
-    for part in Path(run).glob(".*.part*"):
-        part.unlink()
+    """Remove from the folder `run` unfinished files of a training that was killed; other modes may be writing there."""
+    for part in Path(run).iterdir():
+        match = PART.fullmatch(part.name)
+        if match and (match[1] == "config.json" or any(number(Path(match[1]), kind) is not None for kind in SUFFIX)):
+            part.unlink()
 
 
 def numbered(run, kind):
@@ -143,7 +147,7 @@ def newest(run, kind):
 
 def find_weights(path=None, logs="logs"):
     """The prefix of the weights meant by `path`: a prefix, a file, or a run's folder, meaning its newest weights; None
-    means the newest of all runs, of those beside this file where there is no folder `logs`.
+    means those of the newest run, of those beside this file where there is no folder `logs`.
 
     Raises:
         UserError: there are no such weights.
@@ -151,7 +155,7 @@ def find_weights(path=None, logs="logs"):
     if path is None and not os.path.lexists(logs) and SHIPPED.is_dir():
         logs = SHIPPED
     trained = []
-    for run in sorted(Path(logs).glob("*/")):
+    for run in natsorted(Path(logs).glob("*/"), key=str):
         with suppress(OSError):  # of a folder that is not for us to read
             trained += filter(None, [newest(run, "weights")])
     if path is None:
@@ -162,7 +166,9 @@ def find_weights(path=None, logs="logs"):
     if os.path.isdir(path):
         found = newest(path, "weights")
         if not found:
-            raise UserError(f"{path} holds no weights; name another run, or train on with --resume {quoted(path)}")
+            way_on = f"another run, or train on with --resume {quoted(path)}" if numbered(path, "state") else \
+                "the folder of a run"
+            raise UserError(f"{path} holds no weights; name {way_on}")
         return found
     path = path.with_name(path.name.removesuffix(SUFFIX["weights"]))
     if not os.path.isfile(weights_file(path)):

@@ -35,6 +35,21 @@ def test_the_newest_run_with_weights_is_the_default(tmp_path):
     assert checkpoints.find_weights(None, tmp_path) == tmp_path / "20220105-000000" / "weights.3"
 
 
+def test_the_tenth_run_of_one_second_comes_after_the_second(tmp_path):
+    for suffix in "", "-2", "-10":
+        (tmp_path / f"20220104-213105{suffix}").mkdir()
+        (tmp_path / f"20220104-213105{suffix}" / "weights.3.weights.h5").touch()
+    assert checkpoints.find_weights(None, tmp_path).parent.name == "20220104-213105-10"
+
+
+def test_a_folder_without_weights_is_resumed_only_where_it_can_be(tmp_path):
+    with pytest.raises(UserError, match=r"holds no weights; name the folder of a run$"):
+        checkpoints.find_weights(tmp_path, tmp_path)
+    (tmp_path / "state.1.h5").touch()
+    with pytest.raises(UserError, match=r"holds no weights; .*--resume"):
+        checkpoints.find_weights(tmp_path, tmp_path)
+
+
 def test_weights_are_what_was_saved(small, tmp_path):
     one, other = (VideoModel(Config(**small)) for _ in range(2))
     left = tmp_path / f".weights.1.weights.h5.{2**22 + 1}.part.weights.h5"  # of a process that no longer is
@@ -131,7 +146,8 @@ def test_a_state_of_another_config_is_refused(state, tmp_path, change):
 
 
 def test_unfinished_files_are_swept_away(tmp_path):
-    for name in ".state.3.h5.77.part", ".weights.1.weights.h5.77.part.weights.h5", "state.1.h5":
+    kept = {"state.1.h5", ".out.mp4.77.part", ".eval.json.77.part", ".weights.1.clips.png.77.part"}  # of other modes
+    for name in ".state.3.h5.77.part", ".weights.1.weights.h5.77.part.weights.h5", ".config.json.77.part", *kept:
         (tmp_path / name).touch()
     checkpoints.sweep(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["state.1.h5"]
+    assert {file.name for file in tmp_path.iterdir()} == kept
