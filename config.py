@@ -87,7 +87,7 @@ class Config:
     ema: float = param(0.998, "largest decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
     steps: int = param(4000, "training steps, at most 4000 where they are measured; with --mode eval the time steps of "
-                             "the rollout, rounded to thousands, 1000000 where it is not given",
+                             "the rollout, rounded to thousands, at least 3000; 1000000 where it is not given",
                        group="optimisation", low=1, high=10**9, measured=True)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: --steps ends the run",
                                group="optimisation", low=0, high=1e6)

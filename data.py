@@ -216,7 +216,7 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
     n_places = n_frames - every_nth * (clip_len - 1)
     if n_places < 1:
         raise UserError(f"{cache} holds {n_frames} frames and a clip takes {n_frames - n_places + 1}; "
-                        "add frames, or lower --every_nth or --clip_len")
+                        "add frames, or start a new run with a lower --every_nth or --clip_len")
     per_epoch = batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 

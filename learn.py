@@ -272,7 +272,7 @@ def build_parser():
     parser = Parser()
     playing = parser.add_argument_group("what to play (--mode live, video, eval, export)")
     parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
-                "its newest weights; without it the newest of all", metavar="PATH")
+                "its newest weights; without it those of the newest run", metavar="PATH")
     parser.flag(playing, "fps", "frames shown a second, or taken of a video (--mode prepare); without it those of the "
                 "footage", type=positive, metavar="X")
     parser.flag(playing, "grid", "play so many independent videos side by side: rows x columns", metavar="RxC")
