@@ -342,14 +342,16 @@ def decode(path):
         with suppress(Exception), Image.open(io.BytesIO(data)) as opened:  # of damaged ones it raises many kinds
             turn = opened.getexif().get(0x112, 1) if jpeg or getattr(opened, "n_frames", 1) == 1 else None
     if turn is None:
-        raise UserError(f"{path} is animated; take it apart with --mode prepare --video, or remove it")
+        first = "" if png else "convert it to a GIF and "  # ffmpeg reads no animated WebP
+        raise UserError(f"{path} is animated; {first}take it apart with --mode prepare --video, or remove it")
     try:
         if jpeg:  # of which OpenCV would make up what is missing
             image = simplejpeg.decode_jpeg(data, "BGR", strict=True)
         elif b"IEND" in parts if png else len(data) >= 8 + int.from_bytes(data[4:8], "little"):  # or OpenCV prints
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, ValueError) as error:
-        if re.search(r": \d extraneous bytes before marker 0xd9", str(error)):  # the end; some cameras write such
+        # Before the end, 0xd9, or of the scan; some cameras write such.
+        if re.search(r": \d extraneous bytes before marker 0xd9|Invalid SOS parameters", str(error)):
             with suppress(ValueError):
                 image = simplejpeg.decode_jpeg(data, "BGR", strict=False)
     if image is None:
