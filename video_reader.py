@@ -5,7 +5,8 @@ It is read by PyAV, with the libraries of ffmpeg.
 
 import os
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 
 import av
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from data import fit, turned
 from files import UserError
 
+STRICT = dict(err_detect="explode")  # ffmpeg's option for the decoder: no frame rather than half a one made up
+TRIED = 50  # packets by which it is found out whether STRICT suits a video
 UNTAGGED, PQ, HLG, BT2020 = 2, 16, 18, 9  # of a frame's matrix, transfer and primaries (Rec. ITU-T H.273)
 WHITE, PEAK = 203.0, 1000.0  # cd/m2 of a white page and of the brightest light of an HDR video (Report ITU-R BT.2408)
 TO_BT709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # BT.2407
@@ -28,6 +31,10 @@ class VideoReader:
 
     def __init__(self, path):
         self.path, self.size, self.lost = path, None, []
+        self.options = {}
+        lenient, self.options = self.whole_frames(), STRICT
+        if self.whole_frames() < lenient / 2:  # of an intact video with faults that players let pass
+            self.options = {}
         times, n_packets, end, place = [], 0, 0.0, 0
         with self.opened() as (container, stream):
             for packet in packets(container):
@@ -61,15 +68,24 @@ class VideoReader:
                 if stream is None or stream.codec_context is None:
                     raise UserError(f"{self.path} is not a video, as it holds no pictures; name one")
                 stream.thread_type = "AUTO"
-                stream.codec_context.options = dict(err_detect="explode")  # no frame rather than half a one made up
+                stream.codec_context.options = self.options
                 yield container, stream
         except (av.FFmpegError, LookupError, ArithmeticError, ValueError, MemoryError) as error:  # PyAV raises them all
             reason = getattr(error, "strerror", None) or "it is damaged, or of a kind without pictures"
             raise UserError(f"{self.path} is not a video that ffmpeg can read ({reason}); name one") from None
 
+    def whole_frames(self):
+        """How many whole frames the first TRIED packets hold."""
+        n = 0
+        with self.opened() as (container, stream):
+            for packet in islice(packets(container, stream), TRIED):
+                with suppress(av.FFmpegError):
+                    n += sum(not frame.is_corrupt for frame in packet.decode())
+        return n
+
     def timed_frames(self):
         """Yield (seconds since the first, frame) for every whole frame, in the order in which they are shown."""
-        times, damaged, now = [], Counter(), 0.0  # damaged: by how many whole frames came before
+        times, damaged, now, start = [], Counter(), 0.0, 0.0  # damaged: by how many whole frames came before
         with self.opened() as (container, stream):
             for packet in packets(container, stream):
                 try:
@@ -82,9 +98,14 @@ class VideoReader:
                         continue
                     if not times:
                         self.note_orientation(frame, stream)
-                    timed = not self.steady and frame.time is not None
-                    # A step of more than a minute is none of the video but of its clock.
-                    now = min(max(now, frame.time - self.start), now + 60) if timed else len(times) / self.rate
+                    if self.steady or frame.time is None:
+                        now = len(times) / self.rate
+                    else:
+                        start = start if times else frame.time
+                        # A step back, or of more than a minute, is none of the video but of its clock.
+                        if not -1 <= frame.time - start - now <= 60:
+                            start = frame.time - now - 1 / self.rate
+                        now = max(now, frame.time - start)
                     times.append(now if frame.time is None else frame.time)
                     yield now, frame
         # Where the times of frames are regular and in order, those that are missing show, also without an error.

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -213,6 +214,32 @@ def test_a_video_of_varying_rate_is_sampled_by_time(tmp_path, suffix):
         assert seconds[-1] == pytest.approx(2.9, abs=0.11)
         assert np.abs(levels(folder) - 10 - 50 * seconds).max() < 50 * 0.1 + 2  # a frame stays for up to 0.1 s
         assert noted["lost"] == []
+
+
+@pytest.mark.parametrize("jump", [-1.5, 600])
+def test_where_the_clock_of_a_video_jumps_the_frames_go_on(tmp_path, jump):
+    times = np.random.default_rng(0).choice([25, 33, 41, 60], 60).cumsum()
+    length = times[-1] / 1000
+    parts = [encoded(tmp_path / f"{i}.ts", greys(range(40 + 60 * i, 100 + 60 * i), 32), "libx264", pix_fmt="yuv420p",
+                     pts=[round(time + 1000 * i * (length + jump)) for time in times]) for i in range(2)]
+    video = tmp_path / "both.ts"
+    video.write_bytes(b"".join(part.read_bytes() for part in parts))
+    noted = prepare.prepare(video, tmp_path / "frames", 16, fps=30.0)
+    assert noted["n_frames"] == pytest.approx(2 * 30 * length, abs=4)
+    found = levels(tmp_path / "frames")
+    assert (np.diff(found) >= -1).all() and np.ptp(found) > 110
+
+
+def test_what_players_let_pass_in_a_video_is_let_pass(tmp_path):
+    whole = encoded(tmp_path / "whole.h264", greys(range(50, 110), 32), "libx264", pix_fmt="yuv420p").read_bytes()
+    extra = bytes([0, 0, 0, 1, 6, 5, 200, *range(65, 85), 128])  # user data that end early
+    parts = re.split(rb"(?=\x00\x00\x01)", whole)
+    (tmp_path / "camera.h264").write_bytes(b"".join(
+        extra + part if part[3:] and part[3] & 31 in (1, 5) else part for part in parts))  # before each picture
+    assert prepare.prepare(tmp_path / "whole.h264", tmp_path / "frames", 16)["n_frames"] == 60
+    noted = prepare.prepare(tmp_path / "camera.h264", tmp_path / "let_pass", 16)
+    assert not noted["lost"]
+    np.testing.assert_array_equal(read(tmp_path / "let_pass"), read(tmp_path / "frames"))
 
 
 def test_a_video_of_two_rates_and_few_frames_has_one_of_them(tmp_path):
