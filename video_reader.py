@@ -48,14 +48,17 @@ class VideoReader:
             self.start = min(times, default=None)  # None: frames carry no times
             self.seconds = np.ptp(times) + 1 / self.rate if times else n_packets / self.rate
             # Frames that were announced and not found: the header counts more of them than there are packets, unless
-            # it counts fields or ticks, or gives a length over 5% longer, or over half of the file lies behind the last
-            # packet.
+            # it counts fields or ticks, or gives a length over 5% longer; or it does not count, and over half of the
+            # file lies behind the last packet.
             steps = float(stream.average_rate or self.rate) / self.rate
             told = stream.frames / (steps if abs(steps - 1) > 0.1 else 1) if self.steady else 0
+            if stream.duration and "mp4" in container.format.name:  # whose edit lists cut frames off
+                told = min(told, float(stream.duration * stream.time_base) * self.rate)
             length = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
             longer, left = length / end if end else 1, os.path.getsize(path) - place
+            behind = left > max(place, 2**16) and place and not told
             self.missing = max(0, round(told) - n_packets, round(n_packets * (longer - 1)) if longer > 1.05 else 0,
-                               round(n_packets * left / place) if left > max(place, 2**16) and place else 0)
+                               round(n_packets * left / place) if behind else 0)
 
     @contextmanager
     def opened(self):

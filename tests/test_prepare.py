@@ -370,6 +370,19 @@ def test_a_video_that_was_cut_off_says_how_much_is_missing(tmp_path):
     assert where is None and noted["n_frames"] + lost == pytest.approx(40, abs=1)
 
 
+def test_of_a_video_trimmed_at_its_end_or_padded_nothing_is_missing(tmp_path):
+    video = encoded(tmp_path / "lamp.mp4", greys(range(50, 170, 2), 32), "libx264", pix_fmt="yuv420p")
+    content = bytearray(video.read_bytes())
+    (tmp_path / "padded.mp4").write_bytes(content + bytes(500_000))
+    for box, offset in (b"elst", 12), (b"mvhd", 20), (b"tkhd", 24):  # of the length that is shown: a third
+        place = content.find(box) + offset
+        content[place:place + 4] = (int.from_bytes(content[place:place + 4]) // 3).to_bytes(4)
+    (tmp_path / "trimmed.mp4").write_bytes(content)
+    for name, n_frames in ("padded", 60), ("trimmed", 20):
+        noted = prepare.prepare(tmp_path / f"{name}.mp4", tmp_path / name, 16)
+        assert (noted["n_frames"], noted["lost"]) == (pytest.approx(n_frames, abs=1), [])
+
+
 # --- two at once
 
 
