@@ -350,7 +350,7 @@ def decode(path):
         elif b"IEND" in parts if png else len(data) >= 8 + int.from_bytes(data[4:8], "little"):  # or OpenCV prints
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, ValueError) as error:
-        # Before the end, 0xd9, or of the scan; some cameras write such.
+        # Some cameras write a few bytes before the end, 0xd9, or a scan of fewer coefficients than it has.
         if re.search(r": \d extraneous bytes before marker 0xd9|Invalid SOS parameters", str(error)):
             with suppress(ValueError):
                 image = simplejpeg.decode_jpeg(data, "BGR", strict=False)

@@ -5,7 +5,7 @@ It is read by PyAV, with the libraries of ffmpeg.
 
 import os
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 
 import av
@@ -15,7 +15,7 @@ from data import fit, turned
 from files import UserError
 
 STRICT = dict(err_detect="explode")  # ffmpeg's option for the decoder: no frame rather than half a one made up
-TRIED = 50  # packets by which it is found out whether STRICT suits a video
+TRIED = 50  # frames by which it is found out whether STRICT suits a video
 UNTAGGED, PQ, HLG, BT2020 = 2, 16, 18, 9  # of a frame's matrix, transfer and primaries (Rec. ITU-T H.273)
 WHITE, PEAK = 203.0, 1000.0  # cd/m2 of a white page and of the brightest light of an HDR video (Report ITU-R BT.2408)
 TO_BT709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])  # BT.2407
@@ -45,7 +45,7 @@ class VideoReader:
                     n_packets += 1
                     times += [time] * (time is not None and not packet.is_discard)
             self.rate, self.steady = frame_rate(times, stream)
-            self.start = min(times, default=None)  # None: frames carry no times
+            self.timed = bool(times)  # whether frames carry times
             self.seconds = np.ptp(times) + 1 / self.rate if times else n_packets / self.rate
             # Frames that were announced and not found: the header counts more of them than there are packets, unless
             # it counts fields or ticks, or gives a length over 5% longer; or it does not count, and over half of the
@@ -78,41 +78,32 @@ class VideoReader:
             raise UserError(f"{self.path} is not a video that ffmpeg can read ({reason}); name one") from None
 
     def whole_frames(self):
-        """How many whole frames the first TRIED packets hold."""
-        n = 0
+        """How many of the first TRIED frames are whole."""
         with self.opened() as (container, stream):
-            for packet in islice(packets(container, stream), TRIED):
-                with suppress(av.FFmpegError):
-                    n += sum(not frame.is_corrupt for frame in packet.decode())
-        return n
+            return sum(frame is not None for frame in islice(decoded(container, stream), TRIED))
 
     def timed_frames(self):
         """Yield (seconds since the first, frame) for every whole frame, in the order in which they are shown."""
-        times, damaged, now, start = [], Counter(), 0.0, 0.0  # damaged: by how many whole frames came before
+        times, damaged, now = [], Counter(), 0.0  # damaged: by how many whole frames came before
         with self.opened() as (container, stream):
-            for packet in packets(container, stream):
-                try:
-                    frames = packet.decode()
-                except av.FFmpegError:
-                    frames = [None]
-                for frame in frames:
-                    if frame is None or frame.is_corrupt:
-                        damaged[len(times)] += 1
-                        continue
-                    if not times:
-                        self.note_orientation(frame, stream)
-                    if self.steady or frame.time is None:
-                        now = len(times) / self.rate
-                    else:
-                        start = start if times else frame.time
-                        # A step back, or of more than a minute, is none of the video but of its clock.
-                        if not -1 <= frame.time - start - now <= 60:
-                            start = frame.time - now - 1 / self.rate
-                        now = max(now, frame.time - start)
-                    times.append(now if frame.time is None else frame.time)
-                    yield now, frame
+            for frame in decoded(container, stream):
+                if frame is None:
+                    damaged[len(times)] += 1
+                    continue
+                if not times:
+                    self.note_orientation(frame, stream)
+                    start = frame.time or 0.0
+                if self.steady or frame.time is None:
+                    now = len(times) / self.rate
+                else:
+                    # A step of over a second back, or over a minute ahead, is none of the video but of its clock.
+                    if not -1 <= frame.time - start - now <= 60:
+                        start = frame.time - now - 1 / self.rate
+                    now = max(now, frame.time - start)
+                times.append(now if frame.time is None else frame.time)
+                yield now, frame
         # Where the times of frames are regular and in order, those that are missing show, also without an error.
-        if self.steady and self.start is not None and len(times) > 1 and np.mean(np.diff(times) < 0) < 0.01:
+        if self.steady and self.timed and len(times) > 1 and np.mean(np.diff(times) < 0) < 0.01:
             missing = np.rint(np.diff(np.maximum.accumulate(times)) * self.rate).astype(int) - 1
             damaged = {0: damaged[0]} | dict(enumerate(missing.tolist(), 1)) | {len(times): damaged[len(times)]}
         self.lost += [[round(times[max(n - 1, 0)] - times[0], 2), lost]
@@ -156,6 +147,16 @@ class VideoReader:
         (x, y), (right, bottom) = np.rint(ends).astype(int).tolist()
         image = fit(image, (x, y, max(1, right - x), max(1, bottom - y)), img_size)
         return to_bt709(image / np.float32(65535), frame.color_trc) if wide else image
+
+
+def decoded(container, stream):
+    """The frames of a stream in the order in which they are shown, None for a damaged one."""
+    for packet in packets(container, stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            frames = [None]
+        yield from (None if frame is None or frame.is_corrupt else frame for frame in frames)
 
 
 def packets(container, *streams):
