@@ -85,7 +85,7 @@ def training():
     large = step("--img_size 128", repeat=2)
     row("at 128x128, its step and memory", f"{large['step']:.1f} s {large['memory']:.2f} GB",
         f"{seconds(default['step'])} (64x64)", f"{default['step'] / large['step']:.2f}", "<= 4 GB")
-    for flags, times in {"--seq_len 160": 10, "--batch_size 192 --accumulate 8": 8}.items():
+    for flags, times in {"--seq_len 200": 10, "--batch_size 320 --accumulate 8": 8}.items():
         grown = step(flags, repeat=2)
         row(f"with {flags} ({times} times)", f"{seconds(grown['step'])} {grown['memory']:.1f} GB",
             f"{seconds(default['step'])} (default)", f"1/{grown['step'] / default['step']:.1f}", f"ratio >= 1/{times}")
@@ -132,7 +132,7 @@ def playing():
                 ">= 1,000" if figures is cores else "")
     row("of a grid of 12, all together", f"{cores['grid']:,.0f}")
     for chains, key, wanted in (1, "roll_one", "<= 180 s"), (64, "roll_many", ""):
-        row(f"a million steps of {chains} chain{'s' * (chains > 1)}, the latent alone",
+        row(f"a million time steps of {chains} chain{'s' * (chains > 1)}, the latent alone",
             f"{1e6 / cores[key]:.0f} s", wanted=wanted)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
@@ -146,7 +146,7 @@ def playing():
 
 
 def measure_peak():
-    """GFLOP/s of a matrix product and of a convolution as the networks have them."""
+    """GFLOP/s of a matrix product and of a convolution of about the size of the networks'."""
     with quiet_imports():
         import tensorflow as tf
 

@@ -4,7 +4,8 @@
 
 Every row is measured in a process of its own: milliseconds of a step, by a wall clock that waits for the device,
 seconds from building the networks to the end of the first call, memory, and the share of the peak, which is that of a
-matrix product in the same numbers, measured first. On a CPU, --quick takes the smaller rows alone.
+float32 matrix product at the backend's default precision, measured first. On a CPU, --quick takes the
+smaller rows alone.
 """
 
 import argparse

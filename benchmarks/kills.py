@@ -1,4 +1,4 @@
-"""Kill processes of every mode that writes files at random moments, and see what is left.
+"""Kill, at random moments, processes of every mode that writes files but eval, and see what is left.
 
     python benchmarks/kills.py [KILLS [SEED]]
 

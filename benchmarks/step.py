@@ -7,7 +7,8 @@ With --unrolled, for --preset original alone, the same networks are called anew 
 out the latents first, and calls generator and discriminator once, on all frames as one batch. Prints JSON: the device,
 seconds from building the networks to the end of the first call (which compiles), seconds a step of each later call, the
 largest resident memory of the process and, on a GPU, of the device, in GB, and on one device the GFLOP of convolutions
-and matrix products in a step, but for its loops, which are small GRUs (with --accumulate most of the step is a loop).
+and matrix products in a step, but for its loops, which are small GRUs (with --accumulate most of the step is a loop);
+on JAX, of all operations, as XLA counts them.
 """
 
 import argparse
