@@ -17,7 +17,7 @@ def make_backend(distribute="none"):
     """The TensorFlow or Jax of this process, whose devices share the work as --distribute says.
 
     Raises:
-        UserError: this backend cannot share the work in this way.
+        UserError: this backend cannot share the work in this way, or TF_CONFIG is missing or makes no sense.
     """
     return {"tensorflow": TensorFlow, "jax": Jax}[keras.backend.backend()](distribute)
 

@@ -147,7 +147,7 @@ def newest(run, kind):
 
 def find_weights(path=None, logs="logs"):
     """The prefix of the weights meant by `path`: a prefix, a file, or a run's folder, meaning its newest weights; None
-    means those of the newest run, of those beside this file where there is no folder `logs`.
+    means those of the newest run in `logs` or, where there is no such folder, in that beside this file.
 
     Raises:
         UserError: there are no such weights.

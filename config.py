@@ -35,7 +35,7 @@ class Config:
                           group="clips")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="clips",
                           low=8, high=1024)
-    every_nth: int = param(6, "frames of footage to a time step, one step of the model", group="clips",
+    every_nth: int = param(6, "frames of footage to a time step, one step of the transition", group="clips",
                            low=1, high=10_000, measured=True)
     seq_len: int = param(20, "time steps of which the latents are rolled out in one training step",
                          group="clips", low=2, high=10_000)
@@ -91,7 +91,8 @@ class Config:
                        group="optimisation", low=1, high=10**9, measured=True)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: --steps ends the run",
                                group="optimisation", low=0, high=1e6)
-    save_every: int = param(400, "steps between two checkpoints", group="optimisation", low=1, high=10**9)
+    save_every: int = param(400, "training steps between two sets of weights for playing; the state to resume from is "
+                                "saved with them, and every five minutes", group="optimisation", low=1, high=10**9)
     seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
                       high=2**31 - 1)
 

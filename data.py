@@ -245,7 +245,7 @@ def fingerprint(paths):
     """16 hexadecimal digits that change when the name, size or time of change of one of `paths` does.
 
     Raises:
-        UserError: one is not a regular file, or is larger than an image may be.
+        UserError: one cannot be read, is not a regular file, or is larger than an image may be.
     """
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
@@ -326,8 +326,8 @@ def decode(path):
     """The image at `path`, the way up that it says, uint8 BGR [H, W, 3].
 
     Raises:
-        UserError: the file is empty, cut short or damaged, is animated, is neither PNG, JPEG nor WebP, or would lose
-            something as 8-bit RGB. Bytes after the image's end do not matter.
+        UserError: the file cannot be read, is empty, cut short or damaged, is animated, is neither PNG, JPEG nor WebP,
+            or would lose something as 8-bit RGB. Bytes after the image's end do not matter.
     """
     try:
         with open(path, "rb", buffering=0) as file:

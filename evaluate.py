@@ -42,29 +42,31 @@ MOMENTS = ("mean", "deviation", "skewness", "kurtosis", "correlation")
 FIGURES = {
     "swd_frame": (0, 1.5, "sliced Wasserstein distance of frames, in floors: of the worst level of an image pyramid; "
                           "_64: of the level of 64 pixels"),
-    "swd_difference": (0, 2.5, "the same of differences of frames a step apart"),
+    "swd_difference": (0, 2.5, "the same of differences of frames a time step apart"),
     "flow": (0, 3, "distance of the distributions of pixel speeds by optical flow, in floors"),
     "brightness": (0, 3, "distance of the distributions of a frame's mean brightness, in floors"),
     "colour": (0, 3, "the same of a frame's mean colour"),
     "foreground_share": (0, 3, "the same of the share of a frame that is brighter than Otsu's threshold"),
-    "speed": (0.85, 1.15, "mean absolute difference of frames a step apart, as a share of the footage's"),
-    "jitter": (0, 2, "how much that difference varies from one step to the next, as a share of the footage's"),
+    "speed": (0.85, 1.15, "mean absolute difference of frames a time step apart, as a share of the footage's"),
+    "jitter": (0, 2, "how much that difference varies from one time step to the next, as a share of the footage's"),
     "diversity": (0.95, 1.05, "mean distance of frames of different videos, as a share of the footage's; 'real' is "
-                              "that of the footage's own frames in any order, of which the lower limit is a share"),
+                              "that of the footage's own frames in random order; the lower limit is 0.95 of it, "
+                              "and at most 0.95"),
     "nearest_neighbour_ratio": (0.75, math.inf, "distance of generated frames to the nearest of the footage, over that "
                                                 "of its own frames to others; less than 1: copies"),
     "late_to_early_swd_frame": (0.97, 1.03, "swd_frame at the end of the long rollout, over that of new videos"),
     "late_to_early_swd_difference": (0.97, 1.03, "the same of swd_difference"),
     "late_to_early_diversity": (0.97, 1.03, "the same of diversity"),
     "late_colour": (0, 3, "colour at the end of the long rollout"),
-    "latent_mean": (0, 0.2, "mean of the worst coordinate of the latent in the worst hundredth of the rollout"),
+    "latent_mean": (0, 0.2, "mean of the worst coordinate of the latent in the worst part of the rollout, a hundredth "
+                            "or at least 1,000 time steps"),
     "latent_deviation": (0.8, 1.2, "the same of the standard deviation"),
     "latent_skewness": (0, 0.5, "the same of the skewness"),
     "latent_kurtosis": (2, 4, "the same of the kurtosis"),
     "latent_correlation": (0, 0.3, "the same of the largest correlation with another coordinate"),
     # No limit from lag 100: what crossed the frame may well come back once. A cycle comes back after 1,000 steps too.
-    "autocorrelation_100": (None, None, "largest autocorrelation of the latents of a video from a lag of 100 steps on"),
-    "autocorrelation_1000": (0, 0.1, "the same from 1,000 steps on; a cycle has 1"),
+    "autocorrelation_100": (None, None, "largest autocorrelation of a video's latents from a lag of 100 time steps on"),
+    "autocorrelation_1000": (0, 0.1, "the same from 1,000 time steps on; a cycle has 1"),
     "latent_distance_mean": (0.95, 1.05, "mean distance of the latents of two videos, over that of normal vectors"),
     "latent_distance_least": (0.5, math.inf, "the least such distance; 0: two videos are the same"),
 }
@@ -116,8 +118,8 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
 class Reference:
     """A sample of the footage [N, H, W, 3] to compare with, and two halves for the floor of each distance.
 
-    The footage is cut into stretches of at least 20 steps and at least `shortest` frames; its halves are every other
-    stretch.
+    The footage is cut into at most 64 stretches of at least 20 time steps and at least `shortest` frames, or into four
+    where it is shorter; its halves are every other stretch.
 
     Raises:
         UserError: it is too short.
@@ -247,7 +249,7 @@ def decoder(generator, img_size):
 def sample_clips(latents, least, every_nth, decode, rng):
     """At least so many clips, n of each of the videos of latents [videos, T, Z], spread over all the time.
 
-    Returns uint8 [videos, n, 3, H, W, 3]. They are frames as they are played: as likely at a step of the model as at
+    Returns uint8 [videos, n, 3, H, W, 3]. They are frames as they are played: as likely at a time step as at
     each of the places between two.
     """
     videos, steps, size = latents.shape
@@ -357,13 +359,13 @@ def entries(path):
 
 
 def plot_clips(path, footage, every_nth, rollout, decode):
-    """A sheet of clips of the footage, of new videos and of the end of the rollout, a row each, two steps apart."""
+    """Clips of the footage, of new videos and of the end of the rollout, a row each; every other time step."""
     columns, rows, stride = 12, 3, 2
     starts = np.linspace(0, max(0, len(footage) - columns * stride * every_nth), rows).astype(int)
     real = [footage[np.minimum(start + every_nth * stride * np.arange(columns), len(footage) - 1)] for start in starts]
     videos = [[decode(video) for video in latents[:rows]]
               for latents in (rollout.early[0][:, :columns * stride:stride], rollout.end[:, -columns * stride::stride])]
-    titles = ("real", "new videos", f"after {rollout.stretches * STRETCH:,} steps")
+    titles = ("real", "new videos", f"after {rollout.stretches * STRETCH:,} time steps")
     sheet, axes = plt.subplots(3, 1, figsize=(columns, 3 * rows + 1), layout="constrained")
     for axis, title, clips in zip(axes, titles, (real, *videos), strict=True):
         axis.imshow(np.concatenate([np.concatenate(list(clip), axis=1) for clip in clips]))
@@ -388,12 +390,12 @@ def plot_endurance(path, rollout):
     for label, values in zip(("mean", "least"), rollout.distances.T, strict=True):
         axes[5].plot(steps, values, label=label)
     axes[5].set_ylabel("distance of latents")
-    axes[5].set_xlabel("steps")
+    axes[5].set_xlabel("time steps")
     axes[5].legend(loc="upper right")
     for video in rollout.autocorrelation:
         axes[6].semilogx(np.arange(1, len(video)), video[1:], linewidth=0.5)
     axes[6].set_ylabel("autocorrelation")
-    axes[6].set_xlabel("lag in steps")
+    axes[6].set_xlabel("lag in time steps")
     save(sheet, path)
 
 

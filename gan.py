@@ -27,6 +27,9 @@ class GAN:
     `state` is a nested dict of tensors: the trained weights of the generating networks, g, and of the discriminator, d,
     their optimisers' second moments, the average of g, the chains' states, and the number of the step. The
     networks' own variables hold the initial weights, and what is not trained.
+
+    Raises:
+        UserError: the batch does not divide among devices and parts.
     """
 
     def __init__(self, config, backend=None):

@@ -36,7 +36,7 @@ OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insu
 
 
 def train(preset=None, resume=None, cache_dir=None, **values):
-    """Train on the frames in --data_dir; without that flag, simulate some where there are none."""
+    """Train on the frames in --data_dir; simulate them where frames/ is empty, or a simulation was interrupted."""
     if resume == "":
         raise UserError("--resume needs the folder of a run; start a new one without it")
     run = Path(resume) if resume else None
@@ -54,7 +54,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     if run and not data.images(config.data_dir):
         raise UserError(f"{config.data_dir} holds none of the frames that {run} was trained on; name their folder with "
                         "--data_dir")
-    # Only where nobody named a folder: frames for a misspelt name would be the wrong ones, in the wrong place.
+    # Not in other folders: frames for a misspelt name would be the wrong ones, in the wrong place.
     if not run and (interrupted or (config.data_dir == Config.data_dir and not data.images(config.data_dir))):
         say(f"{config.data_dir} holds {'only part of its' if interrupted else 'no'} frames: simulating two fluids")
         simulate(data_dir=config.data_dir, **asked)
@@ -87,7 +87,8 @@ def train(preset=None, resume=None, cache_dir=None, **values):
 
 
 def resumed(run, preset, values):
-    """The config to go on with: the run's own, but for where its frames are, when it ends, and the machine."""
+    """The config to go on with: the run's own, but for where its frames are, when it ends, how often it saves,
+    and the machine."""
     import checkpoints
 
     checkpoints.find_state(run)  # before frames are read or made

@@ -1,6 +1,6 @@
 """Distances between samples of frames, and statistics of latents over time: NumPy and OpenCV, no pretrained network.
 
-A sample is an array of clips, uint8 [groups, n, 3, H, W, 3]: three frames, a step of the model apart; the groups are
+A sample is an array of clips, uint8 [groups, n, 3, H, W, 3]: three frames, a time step apart; the groups are
 generated videos, or stretches of the footage. All use the first frame, or the difference of the first two; `jitter`
 alone uses the third.
 """

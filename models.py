@@ -160,7 +160,7 @@ class Generator(keras.Sequential):
 
 
 class Background(layers.Layer):
-    """Logits x and gates g, [B, H, W, 3 + 1] -> the logits b of the mean frame + m sigmoid(g) x, m a mask.
+    """Logits y and gates g, [B, H, W, 3 + 1] -> b + mask sigmoid(g) y, where b are the logits of the mean frame.
 
     The mask is 0 at pixels that never change; the gate says where a frame differs from the mean one. A form, on logits,
     of the two streams of Vondrick et al. 2016, https://arxiv.org/abs/1609.02612. Mean frame and mask are not trained:
@@ -172,9 +172,9 @@ class Background(layers.Layer):
         self.mean = self.add_weight(shape=(height, width, 3), initializer="zeros", trainable=False, name="mean")
         self.mask = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="mask")
 
-    def call(self, x):
-        x, gate = ops.split(x, [3], axis=-1)  # the gradient of slices would cost more
-        return self.mean + self.mask * ops.sigmoid(gate) * x
+    def call(self, logits_and_gate):
+        logits, gate = ops.split(logits_and_gate, [3], axis=-1)  # the gradient of slices would cost more
+        return self.mean + self.mask * ops.sigmoid(gate) * logits
 
     def init_from_stats(self, mean, mask):
         """Take the mean frame [H, W, 3] in 0..1 and the mask [H, W, 1] in 0..1.

@@ -11,8 +11,8 @@ from backend import compiled
 from config import Config
 from models import VideoModel, interpolate, slerp
 
-CROSSFADE_STEPS = 25  # steps of the model over which one video turns into another, or a loop's end into its beginning
-BATCH_PIXELS = 2**18  # decoded at once, at most
+CROSSFADE_STEPS = 25  # time steps over which one video turns into another, or a loop's end into its beginning
+BATCH_PIXELS = 2**18  # drawn at once, at most
 BURN_IN_STEPS = 50  # before the first frame: few of the latents in training are of chains that have just begun
 
 
@@ -65,7 +65,7 @@ class Sampler:
         self.draw = compiled(lambda latents: to_frames(generator, latents), generator)
 
     def frames(self, steps=1):
-        """Frames for ever, uint8 RGB [n, H, W, 3], `every_nth` of them to a step of the model.
+        """Frames for ever, uint8 RGB [n, H, W, 3], `every_nth` of them to a time step.
 
         The frames of `steps` steps are decoded at once: more is faster, and `restart` takes effect later.
         """
@@ -77,7 +77,7 @@ class Sampler:
             yield from self.decode(np.stack(latents, axis=1))
 
     def latents(self):
-        """The latents [n, Z] of `frames`, a step of the model apart, for ever."""
+        """The latents [n, Z] of `frames`, a time step apart, for ever."""
         state = self.initial_state()
         latents = state[0]
         while True:
@@ -102,7 +102,7 @@ class Sampler:
             self.next_state, self.faded = self.initial_state(), 0
 
     def loop(self, steps):
-        """The frames, as `frames` yields them, of a loop of `steps` steps of the model.
+        """The frames, as `frames` yields them, of a loop of `steps` time steps.
 
         Its last CROSSFADE_STEPS latents are interpolated, along the sphere, towards those that precede its first one:
         its end leads into its beginning.

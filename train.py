@@ -61,7 +61,8 @@ def train(config, frames, run=None, backend=None):
 
     Raises:
         UserError: there are too few frames for a clip, nothing to resume from, no room to save it, the training
-            diverged, another machine is gone, or another process trains in the folder.
+            diverged, the batch does not divide among devices and parts, the machines were not started alike, one of
+            them is gone, or another process trains in the folder.
     """
     started = time.perf_counter()
     gan = GAN(config, backend)

@@ -92,7 +92,7 @@ function receive({ data }) {
     asked -= 1;
     if (!config || data.pixels.length !== data.n * count * config.img_size ** 2 * 4) return; // of the videos before
     steps.push(data);
-    // At most half of the time is spent on generating, so that a phone does not get hot.
+    // Where generating takes over half of the time, fewer frames are generated, so that a phone does not get so hot.
     const budget = (1000 * config.every_nth) / config.fps / speed;
     slow = data.milliseconds > budget / 2 ? slow + 1 : 0;
     if (slow > 5 && dense > 1) [dense, slow] = [1, 0];

@@ -10,7 +10,7 @@ import { load, Sampler } from "./sample.js";
  */
 
 /**
- * What it answers, each command by itself and in order.
+ * What it answers to each command, in order; nothing to a `restart` that succeeds.
  * @typedef {{kind: "begun", config: import("./sample.js").Config}
  *   | {kind: "frames", pixels: Uint8ClampedArray, n: number, milliseconds: number}
  *   | {kind: "failed", reason: string}} Answer
