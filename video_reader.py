@@ -35,18 +35,18 @@ class VideoReader:
         lenient, self.options = self.whole_frames(), STRICT
         if self.whole_frames() < lenient / 2:  # of an intact video with faults that players let pass
             self.options = {}
-        times, n_packets, end, place = [], 0, 0.0, 0
+        self.n_packets, times, end, place = 0, [], 0.0, 0
         with self.opened() as (container, stream):
             for packet in packets(container):
                 time = None if packet.pts is None else float(packet.pts * packet.time_base)
                 end = max(end, (time or 0.0) + float((packet.duration or 0) * packet.time_base))
                 place = max(place, (packet.pos or 0) + packet.size)
                 if packet.stream == stream and packet.size:
-                    n_packets += 1
+                    self.n_packets += 1
                     times += [time] * (time is not None and not packet.is_discard)
             self.rate, self.steady = frame_rate(times, stream)
             self.timed = bool(times)  # whether frames carry times
-            self.seconds = np.ptp(times) + 1 / self.rate if times else n_packets / self.rate
+            self.seconds = np.ptp(times) + 1 / self.rate if times else self.n_packets / self.rate
             # Frames that were announced and not found: the header counts more of them than there are packets, unless
             # it counts fields or ticks, or gives a length over 5% longer; or it does not count, and over half of the
             # file lies behind the last packet.
@@ -57,8 +57,9 @@ class VideoReader:
             length = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
             longer, left = length / end if end else 1, os.path.getsize(path) - place
             behind = left > max(place, 2**16) and place and not told
-            self.missing = max(0, round(told) - n_packets, round(n_packets * (longer - 1)) if longer > 1.05 else 0,
-                               round(n_packets * left / place) if behind else 0)
+            self.missing = max(0, round(told) - self.n_packets,
+                               round(self.n_packets * (longer - 1)) if longer > 1.05 else 0,
+                               round(self.n_packets * left / place) if behind else 0)
 
     @contextmanager
     def opened(self):
@@ -108,7 +109,8 @@ class VideoReader:
             damaged = {0: damaged[0]} | dict(enumerate(missing.tolist(), 1)) | {len(times): damaged[len(times)]}
         self.lost += [[round(times[max(n - 1, 0)] - times[0], 2), lost]
                       for n, lost in damaged.items() if times and lost > 0]
-        self.lost += [[None, self.missing]] * (self.missing > 0)
+        more = min(0, self.n_packets - len(times) - sum(lost for _, lost in self.lost)) + self.missing
+        self.lost += [[None, more]] * (more > 0)
 
     def note_orientation(self, frame, stream):
         """Note how pictures are shown that are like this frame."""
@@ -183,14 +185,16 @@ def frame_rate(times, stream):
 
 
 def sample(timed, rate, duration):
-    """Of `timed` frames, (seconds, frame), those shown `rate` times a second; the last one is shown for `duration`."""
+    """Of `timed` frames, (seconds, frame), those shown `rate` times a second; the last one is shown for `duration`.
+
+    At least one, however short all of it is."""
     shown, now, n = None, 0.0, 0
     for now, frame in timed:
         while shown is not None and (n + 0.499) / rate < now:
             yield shown
             n += 1
         shown = frame
-    while shown is not None and (n + 0.499) / rate < now + duration:
+    while shown is not None and (n == 0 or (n + 0.499) / rate < now + duration):
         yield shown
         n += 1
 

@@ -269,6 +269,12 @@ def test_fps_takes_frames_at_another_rate(tmp_path):
             prepare.prepare(video, tmp_path / "none", 16, fps=fps)
 
 
+def test_of_a_video_shorter_than_a_frame_is_shown_one_is_taken(tmp_path):
+    video = encoded(tmp_path / "lamp.mp4", greys([50, 90, 130]), "libx264", 30, "yuv444p")
+    assert prepare.prepare(video, tmp_path / "frames", 16, fps=2.0)["n_frames"] == 1
+    assert len(levels(tmp_path / "frames")) == 1
+
+
 def test_a_video_slower_than_frames_may_be_is_refused(tmp_path):
     video = encoded(tmp_path / "lamp.mp4", greys([50, 90, 130]), "libx264", Fraction(1, 120), "yuv444p")
     with pytest.raises(UserError, match=r"lamp\.mp4 shows 0\.00833 frames a second; .*--fps"):
@@ -368,6 +374,18 @@ def test_a_video_that_was_cut_off_says_how_much_is_missing(tmp_path):
     noted = prepare.prepare(video, tmp_path / "frames", 16)
     [[where, lost]] = [place for place in noted["lost"] if place[0] is None]
     assert where is None and noted["n_frames"] + lost == pytest.approx(40, abs=1)
+
+
+def test_frames_that_a_camera_dropped_are_told_once(tmp_path):
+    with av.open(str(tmp_path / "lamp.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", 30, width=32, height=32, pix_fmt="yuvj420p")
+        for i, grey in enumerate(greys(range(50, 170), 32)):
+            frame = av.VideoFrame.from_ndarray(grey, "rgb24")
+            frame.pts = i
+            for packet in stream.encode(frame):
+                if i not in (40, 41, 42, 100):
+                    container.mux(packet)
+    assert prepare.prepare(tmp_path / "lamp.avi", tmp_path / "frames", 16)["lost"] == [[1.3, 3], [3.3, 1]]
 
 
 def test_of_a_video_trimmed_at_its_end_or_padded_nothing_is_missing(tmp_path):
