@@ -31,7 +31,8 @@ class Config:
     """
 
     # What is trained on.
-    data_dir: str = param("frames", "folder of the frames: PNG, JPEG or WebP, in the order of their names",
+    data_dir: str = param("frames", "folder of the frames: PNG, JPEG or WebP, in the order of their names; with "
+                                    "--resume and --mode eval by default those trained on",
                           group="clips")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="clips",
                           low=8, high=1024)

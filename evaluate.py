@@ -83,7 +83,7 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
         steps: of the long rollout, rounded to whole thousands, at least SAMPLES of them.
         overwrite: replace an entry of more steps.
 
-    Returns the entry: what was compared, and "figures", a list of dicts as `figure` makes them.
+    Prints the table, and returns the entry: what was compared, and "figures", a list of dicts as `figure` makes them.
 
     Raises:
         UserError: the footage is too short or shows too little, the weights cannot be read, their folder cannot be
@@ -100,13 +100,15 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     config, model = load(prefix)
     footage = np.load(cache, mmap_mode="r", allow_pickle=False)
     _, lag = data.suited(cache)
-    references = [Reference(footage, config.every_nth, lag // 2, np.random.default_rng([seed, i]))
-                  for i in range(SAMPLES)]
+    with ThreadPoolExecutor(2) as threads:
+        references = list(tqdm(threads.map(lambda i: Reference(footage, config.every_nth, lag // 2, [seed, i]),
+                                           range(SAMPLES)), desc="comparing halves", total=SAMPLES, unit=" samples"))
     rollout = Rollout(model.transition, seed, stretches)
     decode = decoder(model.generator, config.img_size)
     figures = frame_figures(references, rollout, decode, seed) + latent_figures(rollout)
     entry = dict(frames=len(footage), every_nth=config.every_nth, clips=references[0].clips, videos=VIDEOS,
                  steps=rollout.stretches * STRETCH, samples=SAMPLES, seed=seed, figures=figures)
+    print(table(entry), flush=True)  # first, as the disk may be full
     known = entries(path)  # again, as another evaluation may have ended meanwhile
     with replacing(path) as part:
         part.write_text(json.dumps(known | {prefix.name: entry}, indent=2) + "\n")
@@ -119,44 +121,41 @@ class Reference:
     """A sample of the footage [N, H, W, 3] to compare with, and two halves for the floor of each distance.
 
     The footage is cut into at most 64 stretches of at least 20 time steps and at least `shortest` frames, or into four
-    where it is shorter; its halves are every other stretch.
+    where it is shorter; its halves are every other stretch. `seed` picks clips, patches and projections.
 
     Raises:
-        UserError: it is too short.
+        UserError: it is too short, or its halves do not differ in a figure.
     """
 
-    def __init__(self, footage, every_nth, shortest, rng):
+    def __init__(self, footage, every_nth, shortest, seed):
         stretches = max(4, min(64, len(footage) // max(20 * every_nth, shortest)) // 2 * 2)
         length = len(footage) // stretches
         n = min(2 * CLIPS // stretches, length - 2 * every_nth) // 2 * 2
         if n < 2:
             raise UserError(f"{len(footage)} frames are too few to compare with; give --data_dir a folder of "
                             f"{stretches * (2 * every_nth + 2)} or more")
+        rng = np.random.default_rng(seed)
         places = np.stack([i * length + rng.permutation(length - 2 * every_nth)[:n] for i in range(stretches)])
         both = footage[places[..., None] + every_nth * np.arange(3)]  # [stretches, n, 3, H, W, 3]
-        self.footage, self.every_nth = footage, every_nth
-        self.sample, self.places, self.halves = both[:, ::2], places[:, ::2], (both[::2], both[1::2])
-        self.clips = math.prod(self.places.shape)
-
-    def compare(self, samples, seed):
-        """The frame figures of each of some samples, by name: a list of dicts.
-
-        Raises:
-            UserError: the two halves of the footage do not differ in a figure.
-        """
-        [floor] = metrics.distances([self.halves[0]], self.halves[1], seed)
-        if same := [name for name, distance in floor.items() if not distance > 0]:
-            raise UserError(f"the two halves of the footage have the same {same[0]}: of {len(self.footage)} frames too "
+        self.footage, self.every_nth, self.seed = footage, every_nth, seed
+        self.sample, self.halves = both[:, ::2], (both[::2], both[1::2])
+        self.clips = math.prod(self.sample.shape[:2])
+        [self.floor] = metrics.distances([self.halves[0]], self.halves[1], seed)
+        if same := [name for name, distance in self.floor.items() if not distance > 0]:
+            raise UserError(f"the two halves of the footage have the same {same[0]}: of {len(footage)} frames too "
                             "few differ; give --data_dir a folder of more")
-        excluded = min(FAR * self.every_nth, len(self.footage) // 4)
-        own = self.nearest_neighbour(self.sample, self.places.ravel(), excluded)
+        excluded = min(FAR * every_nth, len(footage) // 4)
+        self.own_neighbour = self.nearest_neighbour(self.sample, places[:, ::2].ravel(), excluded)
+
+    def compare(self, samples):
+        """The frame figures of each of some samples, by name: a list of dicts."""
         return [{
-            **with_worst({name: distance / floor[name] for name, distance in distances.items()}),
+            **with_worst({name: distance / self.floor[name] for name, distance in distances.items()}),
             "speed": metrics.speed(sample) / metrics.speed(self.sample),
             "jitter": metrics.jitter(sample) / (metrics.jitter(self.sample) + 1e-6),
             "diversity": metrics.diversity(sample) / metrics.diversity(self.sample),
-            "nearest_neighbour_ratio": self.nearest_neighbour(sample) / (own + 1e-6),
-        } for sample, distances in zip(samples, metrics.distances(samples, self.sample, seed), strict=True)]
+            "nearest_neighbour_ratio": self.nearest_neighbour(sample) / (self.own_neighbour + 1e-6),
+        } for sample, distances in zip(samples, metrics.distances(samples, self.sample, self.seed), strict=True)]
 
     def nearest_neighbour(self, sample, *where):
         """Mean distance of the frames of a sample to the nearest of the footage; `where` as metrics has it."""
@@ -270,10 +269,10 @@ def frame_figures(references, rollout, decode, seed):
             rng = np.random.default_rng([seed, i, 1])
             samples = [sample_clips(latents[i], reference.clips, reference.every_nth, decode, rng)
                        for latents in (rollout.early, rollout.late)]
-            compared.append(threads.submit(reference.compare, samples, [seed, i]))
+            compared.append(threads.submit(reference.compare, samples))
         for future in tqdm(compared, desc="comparing", unit=" samples"):
             early, late = future.result()
-            ratios = {f"late_to_early_{name}": late[name] / early[name]
+            ratios = {f"late_to_early_{name}": late[name] / (early[name] + 1e-6)
                       for name in ("swd_frame", "swd_difference", "diversity")}
             rows.append(early | ratios | {"late_colour": late["colour"]})
     own = round(float(np.mean([reference.best_diversity() for reference in references])), 3)

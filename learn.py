@@ -132,7 +132,7 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
     video.write((tile(frames, rows) for frames in frames), out, fps, count, scale)
 
 
-def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_000_000, overwrite=False):
+def evaluate(weights=None, data_dir=None, cache_dir=None, seed=0, steps=1_000_000, overwrite=False):
     """Measure how close generated frames come to the footage, and for how long."""
     Config(seed=seed, steps=steps)
     import checkpoints
@@ -140,6 +140,7 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
 
     prefix = checkpoints.find_weights(weights)
     config = Config.load(prefix.with_name("config.json"))
+    data_dir = config.data_dir if data_dir is None else data_dir
     frames = data.load(data_dir, config.img_size, cache_dir)
     say(f"evaluating {prefix} on {data_dir}")
     if config.footage not in ("", data.digest(frames)):
@@ -148,7 +149,7 @@ def evaluate(weights=None, data_dir="frames", cache_dir=None, seed=0, steps=1_00
         import evaluate
     clips = min(evaluate.CLIPS, len(data.images(data_dir)))
     check_memory(95 * clips * config.img_size**2, LESS["eval"])  # measured: 12.7 GB at 128x128 pixels
-    print(evaluate.table(evaluate.evaluate(prefix, frames, seed, steps, overwrite)))
+    evaluate.evaluate(prefix, frames, seed, steps, overwrite)
     say(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 
 
@@ -192,7 +193,7 @@ def load_sampler(weights, n, seed):
 
     prefix = checkpoints.find_weights(weights)
     config = Config.load(prefix.with_name("config.json"))
-    check_memory(n * config.every_nth * config.img_size**2 * max(3, config.width // 2), LESS["live"])
+    check_memory(n * config.img_size**2 * max(3, config.width // 2), LESS["live"])
     say(f"playing {prefix}")
     with quiet_imports():
         import sample

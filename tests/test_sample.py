@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,15 +94,21 @@ def test_few_pixels_are_drawn_at_once_however_many_frames_a_step_has(run, tmp_pa
     assert max(sizes) <= 30
 
 
+def resident_memory():
+    """Bytes of memory that this process has at present."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux, which tells a process its memory")
 def test_memory_of_playing_stays_what_it_is(run):
     frames = sample.Sampler(run / "weights.10").frames(50)
     for _ in itertools.islice(frames, 2000):
         pass
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_memory()
     for _ in itertools.islice(frames, 20_000):
         pass
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4_000  # kB
+    assert resident_memory() - before < 4e6
 
 
 def test_videos_play_at_the_rate_of_the_footage(run, tmp_path):
@@ -175,6 +182,15 @@ def test_video_from_the_command_line(run):
             png.seek(i)
             assert png.info["duration"] == 100
             np.testing.assert_allclose(np.asarray(png.convert("RGB")).astype(int), expected[i], atol=1)
+
+
+def test_slow_footage_takes_no_more_memory(run, tmp_path, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | dict(every_nth=10_000)))
+    shutil.copy(run / "weights.10.weights.h5", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sysconf", lambda _: 2**11)  # a machine of 4 MiB, which 10,000 frames of 16x16 would fill
+        assert learn.load_sampler(tmp_path, 1, 0)[0].config.every_nth == 10_000
 
 
 @pytest.mark.slow
