@@ -170,7 +170,7 @@ def find_weights(path=None, logs="logs"):
                 "the folder of a run"
             raise UserError(f"{path} holds no weights; name {way_on}")
         return found
-    path = path.with_name(path.name.removesuffix(SUFFIX["weights"]))
+    path = Path(str(path).removesuffix(SUFFIX["weights"]))
     if not os.path.isfile(weights_file(path)):
         known = f"the newest of {logs} are {trained[-1]}" if trained else "train some first with: python learn.py"
         raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix: {known}")
@@ -193,5 +193,4 @@ def find_state(run):
 
 def weights_file(prefix):
     """The file of weights under `prefix`."""
-    prefix = Path(prefix)
-    return prefix.with_name(prefix.name + SUFFIX["weights"])
+    return Path(f"{prefix}{SUFFIX['weights']}")

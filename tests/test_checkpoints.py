@@ -25,6 +25,9 @@ def test_weights_are_found_by_prefix_by_file_by_run_and_by_default(run, tmp_path
     for missing in run / "weights.11", run / "weights.1", tmp_path:
         with pytest.raises(UserError, match=str(missing)):
             checkpoints.find_weights(missing, logs)
+    for nameless in ".weights.h5", tmp_path / ".weights.h5":
+        with pytest.raises(UserError, match="there are no weights"):
+            checkpoints.find_weights(nameless, logs)
 
 
 def test_the_newest_run_with_weights_is_the_default(tmp_path):
