@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from config import Config
-from files import PART, UserError, printable, replacing, say
+from files import UserError, abandoned, printable, replacing, say
 
 RECORD = "frames.json"  # beside the images: where they came from, and whether they are all there
 LARGEST = 2**30  # bytes of an image
@@ -164,14 +163,11 @@ def lag_distances(cache, lags):
     frames = np.load(cache, mmap_mode="r", allow_pickle=False)
     stride = math.ceil(len(frames) / 4000)
 
-    def small(start):
-        return np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA)
-                         for frame in frames[start::stride]]).astype(np.float32)
-
-    here = small(0)
+    small = np.stack([cv2.resize(frame, (8, 8), interpolation=cv2.INTER_AREA) for frame in frames])
+    here = small[::stride].astype(np.float32)
     independent = math.sqrt(2 * here.var(0).mean()) + 1e-6
     return {lag: math.sqrt(np.square(there - here[:len(there)]).mean()) / independent
-            for lag, there in zip(lags, map(small, lags), strict=True)}
+            for lag, there in ((lag, small[lag::stride]) for lag in lags)}
 
 
 def suited(cache):
@@ -180,14 +176,14 @@ def suited(cache):
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
     a step is about the same change, whatever the footage; at least 1, and at most a fortieth of the footage. `lag`: the
     smallest one at which that share is INDEPENDENT, or the last of LAGS where none is.
-    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. `steps`: the fewer independent frames there
-    are, the sooner the networks learn them by heart. Distances are those of `lag_distances`.
+    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. `steps`, in tens: the fewer independent
+    frames there are, the sooner the networks learn them by heart. Distances are those of `lag_distances`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
     shares = lag_distances(cache, [lag for lag in LAGS if lag <= n_frames // 2])
     every_nth = max(takewhile(lambda lag: shares[lag] <= STEP, shares), default=1)
     lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
-    steps = round(STEPS * math.sqrt(max(n_frames / lag, 4)))
+    steps = 10 * round(STEPS / 10 * math.sqrt(max(n_frames / lag, 4)))  # on JAX ten are taken at once
     return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=n_frames < ARRANGEMENTS * lag,
                 steps=min(steps, Config.steps)), lag
 
@@ -275,12 +271,9 @@ def sweep(cache, stem):
     """Remove what `cache` replaces: older caches, named `stem` and a fingerprint, and unfinished ones."""
     pattern = re.compile(rf"{re.escape(stem)}[0-9a-f]{{16}}\.npy")
     for old in cache.parent.iterdir():
-        part = PART.fullmatch(old.name)
-        if pattern.fullmatch(part[1] if part else old.name) and old != cache:
-            with suppress(OSError):  # another process may be at the same
-                # An unfinished one that grew within the hour may be in the making by another process.
-                if not part or time.time() - old.stat().st_mtime > 3600:
-                    old.unlink()
+        with suppress(OSError):  # another process may be at the same
+            if pattern.fullmatch(abandoned(old) or old.name) and old != cache:
+                old.unlink()
 
 
 def read_all(paths, img_size, part):

@@ -53,9 +53,7 @@ def replacing(path, ending=""):
     part = path.with_name(f".{name}.{secrets.token_hex(8)}.part{ending}")
     with suppress(OSError):
         for old in path.parent.iterdir():
-            match = PART.fullmatch(old.name)
-            # One that grew within the hour may be in the making by another process.
-            if match and match[1] == name and time.time() - old.stat().st_mtime > 3600:
+            if abandoned(old) == name:
                 old.unlink()
     try:
         yield part
@@ -64,6 +62,15 @@ def replacing(path, ending=""):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def abandoned(path):
+    """The name of the file that a killed process left unfinished at `path`; None of any other file.
+
+    An unfinished file that grew within the hour may be in the making by another process.
+    """
+    match = PART.fullmatch(path.name)
+    return match[1] if match and time.time() - path.stat().st_mtime > 3600 else None
 
 
 @contextmanager
