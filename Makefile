@@ -29,9 +29,9 @@ bench: .venv/runtime  ## what training and playing cost on this machine
 
 web: web/dist/index.html  ## the page that plays an export in a browser; takes Node.js
 
-web/dist/index.html: web/node_modules web/build.js $(wildcard web/src/*)
+web/dist/index.html: web/node_modules/.package-lock.json web/build.js $(wildcard web/src/*)
 	cd web && npm run --silent check && npm run --silent build
 
-web/node_modules: web/package-lock.json
+web/node_modules/.package-lock.json: web/package-lock.json  # which npm writes last
 	cd web && npm ci --silent --no-audit --no-fund
 	touch $@

@@ -4,8 +4,7 @@
 
 Every row is measured in a process of its own: milliseconds of a step, by a wall clock that waits for the device,
 seconds from building the networks to the end of the first call, memory, and the share of the peak, which is that of a
-float32 matrix product at the backend's default precision, measured first. On a CPU, --quick takes the
-smaller rows alone.
+float32 matrix product at the backend's default precision, measured first.
 """
 
 import argparse
@@ -29,7 +28,6 @@ ROWS = {
     "--img_size 128": "--img_size 128",
     "--img_size 256": "--img_size 256",
 }
-QUICK = "default", "original's sizes"
 
 
 def child(*command):
@@ -41,7 +39,7 @@ def child(*command):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def peak(size):
+def peak(size=8192):
     """TFLOP/s of a float32 matrix product [size, size], at the backend's default precision."""
     with quiet_imports():
         import keras
@@ -62,21 +60,18 @@ def peak(size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="weights to play; without it playing is not measured")
-    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}")
-    parser.add_argument("--peak", type=int, metavar="SIZE", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
-        print(json.dumps(peak(args.peak)))
+        print(json.dumps(peak()))
         return
-    if (top := child(__file__, "--peak", "2048" if args.quick else "8192")) is None:
+    if (top := child(__file__, "--peak")) is None:
         sys.exit(1)
     print(f"peak of a matrix product: {top:.3g} TFLOP/s")
     print(f"| {'step':20} | {'ms':>8} | {'first call, s':>13} | {'GB':>5} | {'GFLOP':>6} | share of the peak |")
     print(f"| {'-' * 20} | {'-' * 8} | {'-' * 13} | {'-' * 5} | {'-' * 6} | ----------------- |")
     device = "no device: every row failed"
     for name, flags in ROWS.items():
-        if args.quick and name not in QUICK:
-            continue
         if found := child("benchmarks/step.py", "--repeat=5", *flags.split()):
             step = statistics.median(found["steps"])
             memory = found["device_memory"] or found["memory"]

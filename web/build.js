@@ -9,6 +9,6 @@ const options = { bundle: true, minify: true, target: "es2022", legalComments: "
 // The page is a plain script: from a file a module would not even start, and could not say why.
 await build({ ...options, entryPoints: ["src/page.js"], outdir: "dist", format: "iife" });
 await build({ ...options, entryPoints: ["src/worker.js"], outdir: "dist", format: "esm" });
-await cp("src/index.html", "dist/index.html");
 await cp("src/style.css", "dist/style.css");
 await cp("node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm", "dist/ort-wasm-simd-threaded.wasm");
+await cp("src/index.html", "dist/index.html"); // last, as where it is the page counts as built
