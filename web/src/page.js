@@ -6,6 +6,8 @@
 const GRID = 12; // videos in a grid
 const AHEAD = 3; // steps of frames made before they are shown, at least
 const BUFFER = 0.2; // seconds of frames made before they are shown, at least
+const RATE = 60; // frames made for a second of video, whatever the footage's rate and the speed
+const LARGEST_STEP = 2 ** 25; // bytes of the frames of a step: at a low speed there are many
 const NOTE = 2500; // ms that a note is shown
 const IDLE = 3000; // ms without input after which the bar is hidden
 const SMOOTH = 4; // pixels of the canvas to one of a frame; the browser enlarges further
@@ -23,12 +25,13 @@ const tiles = /** @type {CanvasRenderingContext2D} */ (small.getContext("2d"));
 const address = new URLSearchParams(location.search);
 let seed = whole(address.get("seed")) ?? Math.floor(Math.random() * 1e6);
 let count = Math.min(whole(address.get("videos")) || 1, 2 * GRID);
-let speed = 1;
+let pace = 0; // presses of faster less those of slower
+let speed = 1; // 1.25 to the power of it
 let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
-let dense = 2; // frames to one of the footage; 1 where the machine is too slow
+let made = RATE; // half of it where the machine is too slow
 /** @type {import("./sample.js").Config | undefined} */
 let config;
-/** @type {{pixels: Uint8ClampedArray, n: number}[]} */
+/** @type {{pixels: Uint8ClampedArray<ArrayBuffer>, n: number}[]} */
 let steps = []; // generated and not yet over; the first is shown
 let asked = 0; // steps not yet answered
 let place = 0; // position in the first step, 0..1
@@ -37,11 +40,12 @@ let last = 0; // when the screen was last refreshed
 let loading = true; // no frame was drawn yet
 let failed = false;
 let slow = 0; // steps in a row that took long
+let quick = 0; // steps in a row that took little
 let hiding = 0; // the timer that ends a note
 
 /** @param {string | null} text */
 function whole(text) {
-  return text && /^\d{1,9}$/.test(text) ? Number(text) : undefined;
+  return text && /^\d{1,10}$/.test(text) ? Number(text) : undefined;
 }
 
 /** @param {string} text @param {number} [milliseconds] 0: for good */
@@ -77,7 +81,6 @@ function remember() {
 function begin() {
   remember();
   config = undefined;
-  dense = 2;
   ask({ kind: "begin", seed, count });
 }
 
@@ -92,10 +95,12 @@ function receive({ data }) {
     asked -= 1;
     if (!config || data.pixels.length !== data.n * count * config.img_size ** 2 * 4) return; // of the videos before
     steps.push(data);
-    // Where generating takes over half of the time, fewer frames are generated, so that a phone does not get so hot.
-    const budget = (1000 * config.every_nth) / config.fps / speed;
-    slow = data.milliseconds > budget / 2 ? slow + 1 : 0;
-    if (slow > 5 && dense > 1) [dense, slow] = [1, 0];
+    // Where generating takes over half of the time, half as many frames are made, so that a phone does not get so hot.
+    const share = (data.milliseconds * speed * config.fps) / config.every_nth / 1000;
+    slow = share > 1 / 2 ? slow + 1 : 0;
+    quick = share < 1 / 8 ? quick + 1 : 0;
+    if (slow > 5) made = RATE / 2;
+    else if (quick > 50) made = RATE;
   }
 }
 
@@ -107,7 +112,9 @@ function refresh(now) {
   if (!config || failed) return;
   const rate = (speed * config.fps) / config.every_nth; // steps a second
   const ahead = Math.max(AHEAD, Math.ceil(BUFFER * rate));
-  while (asked + steps.length < ahead) ask({ kind: "advance", n: dense * config.every_nth });
+  const most = Math.floor(LARGEST_STEP / (4 * count * config.img_size ** 2));
+  const n = Math.max(1, Math.min(Math.round(made / rate), most));
+  while (asked + steps.length < ahead) ask({ kind: "advance", n });
   if (!steps.length) return;
   if (!paused) place += passed * rate;
   for (; place >= 1 && steps.length > 1; place -= 1, shown = -1) steps.shift();
@@ -122,10 +129,9 @@ function draw(frame) {
   const size = config.img_size;
   const one = size * size * 4;
   const columns = small.width / size;
-  const image = new ImageData(size, size);
   for (let i = 0; i < count; i++) {
     const at = (frame * count + i) * one;
-    image.data.set(steps[0].pixels.subarray(at, at + one));
+    const image = new ImageData(steps[0].pixels.subarray(at, at + one), size, size);
     tiles.putImageData(image, (i % columns) * size, Math.floor(i / columns) * size);
   }
   picture.drawImage(small, 0, 0, canvas.width, canvas.height);
@@ -137,10 +143,10 @@ function draw(frame) {
 function resize() {
   if (!config) return;
   const { innerWidth: width, innerHeight: height } = window;
-  const wide = Array.from({ length: count }, (_, i) => i + 1).filter((columns) => count % columns === 0);
-  const side = (/** @type {number} */ columns) => Math.min(width / columns, height / (count / columns));
-  const columns = wide.reduce((best, other) => (side(other) > side(best) ? other : best));
-  const rows = count / columns;
+  const widths = Array.from({ length: count }, (_, i) => i + 1);
+  const side = (/** @type {number} */ columns) => Math.min(width / columns, height / Math.ceil(count / columns));
+  const columns = widths.reduce((best, other) => (side(other) > side(best) ? other : best));
+  const rows = Math.ceil(count / columns);
   [small.width, small.height] = [columns * config.img_size, rows * config.img_size];
   canvas.style.width = `${side(columns) * columns}px`;
   canvas.style.height = `${side(columns) * rows}px`;
@@ -156,12 +162,13 @@ const actions = {
     label();
     tell(paused ? "paused" : "");
   },
-  slower: () => changeSpeed(0.8),
-  faster: () => changeSpeed(1.25),
+  slower: () => changeSpeed(-1),
+  faster: () => changeSpeed(1),
   restart() {
     seed = Math.floor(Math.random() * 1e6);
     remember();
-    ask({ kind: "restart", seed });
+    if (paused) begin(); // a fade would wait
+    else ask({ kind: "restart", seed });
     tell(`video ${seed}; this page's address leads to it`);
   },
   grid() {
@@ -179,12 +186,15 @@ const actions = {
 /** Label the first button by what it does. */
 function label() {
   const button = /** @type {HTMLElement} */ (bar.querySelector("[data-do=pause]"));
-  [button.textContent, button.ariaLabel] = paused ? ["▶", "Play"] : ["❚❚", "Pause"];
+  const name = paused ? "Play" : "Pause";
+  [button.textContent, button.title] = [paused ? "▶" : "❚❚", `${name} (space)`];
+  button.setAttribute("aria-label", name);
 }
 
-/** @param {number} factor */
-function changeSpeed(factor) {
-  speed = Math.min(Math.max(speed * factor, 0.1), 4);
+/** @param {number} change */
+function changeSpeed(change) {
+  pace = Math.min(Math.max(pace + change, -10), 6);
+  speed = 1.25 ** pace;
   tell(`${speed.toFixed(2)} times as fast`);
 }
 
@@ -193,12 +203,13 @@ const KEYS = {
   " ": "pause", n: "restart", "+": "faster", "=": "faster", "-": "slower", g: "grid", f: "full", h: "help", "?": "help",
 };
 
+let over = false; // whether a pointer is on the bar; a browser leaves :hover on what a finger touched last
 let idle = 0;
 /** Show the bar, until there is no input for IDLE ms. */
 function wake() {
   document.body.classList.remove("quiet");
   clearTimeout(idle);
-  idle = setTimeout(() => !bar.matches(":focus-within, :hover") && document.body.classList.add("quiet"), IDLE);
+  idle = setTimeout(() => !over && !bar.matches(":focus-within") && document.body.classList.add("quiet"), IDLE);
 }
 
 /** The worker that generates the frames; undefined where the browser has none, which a note then says. */
@@ -208,10 +219,15 @@ function startWorker() {
       "python -m http.server");
   if (typeof WebAssembly !== "object" || typeof Worker !== "function" || !picture)
     return fail("This browser lacks WebAssembly or workers, which this page needs. A newer one has them.");
-  const worker = new Worker(new URL("worker.js", location.href), { type: "module" });
-  worker.onmessage = receive;
-  worker.onerror = () => fail("This browser cannot run this page's worker. A newer one can.");
-  return worker;
+  try {
+    const worker = new Worker(new URL("worker.js", location.href), { type: "module" });
+    worker.onmessage = receive;
+    worker.onerror = () => fail("worker.js did not start: it is missing beside this page, or is not served as " +
+      "JavaScript, or this browser is older than 2023.");
+    return worker;
+  } catch (error) {
+    return fail(`This page may not start its worker here: ${error instanceof Error ? error.message : error}.`);
+  }
 }
 
 const worker = startWorker();
@@ -230,6 +246,8 @@ if (worker) {
     actions[/** @type {keyof typeof actions} */ (button.dataset.do)]();
     if (detail) button.blur(); // by mouse or touch: the keys are again those of the page, and the bar may hide
   });
+  bar.addEventListener("pointerenter", () => (over = true));
+  bar.addEventListener("pointerleave", () => (over = false));
   for (const kind of ["pointermove", "pointerdown", "keydown"]) addEventListener(kind, wake);
   addEventListener("resize", resize);
   if (paused) tell("Your system asks for little motion, so the video is paused. Space or ▶ plays it.", 0);

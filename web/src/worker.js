@@ -12,7 +12,7 @@ import { load, Sampler } from "./sample.js";
 /**
  * What it answers to each command, in order; nothing to a `restart` that succeeds.
  * @typedef {{kind: "begun", config: import("./sample.js").Config}
- *   | {kind: "frames", pixels: Uint8ClampedArray, n: number, milliseconds: number}
+ *   | {kind: "frames", pixels: Uint8ClampedArray<ArrayBuffer>, n: number, milliseconds: number}
  *   | {kind: "failed", reason: string}} Answer
  */
 
