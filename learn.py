@@ -126,7 +126,7 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
     count = max(1, round(duration * fps))
     frames = sampler.frames(sampler.steps_at_once)
     if loop:
-        steps = max(1, round(count / sampler.config.every_nth))
+        steps = max(2, round(count / sampler.config.every_nth))  # one alone is where it begins
         check_memory(4 * rows * columns * steps * sampler.config.latent_size, "lower --duration or --grid")
         count, frames = steps * sampler.config.every_nth, sampler.loop(steps)
     video.write((tile(frames, rows) for frames in frames), out, fps, count, scale)

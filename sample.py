@@ -46,17 +46,14 @@ class Sampler:
         self.config, model = load(prefix)
         self.n = n
         self.streams = [np.random.Philox(key=[seed, i]) for i in range(n)]
+        self.wanted = False  # whether new videos were asked for
         self.next_state = None  # the state of the videos that are being faded in
         self.faded = 0  # steps since that began
         transition, generator = model.transition, model.generator
 
-        def roll(normals, state):
-            latents, _, state = transition.roll(normals, state)
-            return latents, state
-
         self.initial = transition.initial
         # [n, T, Z] normal numbers, state -> the latents [n, T, Z] of T steps, state after the last.
-        self.roll = compiled(roll, transition)
+        self.roll = compiled(lambda *args: transition.roll(*args)[::2], transition)
         # [n, Z] normal numbers, state -> state one step later.
         self.step = compiled(lambda normal, state: tuple(transition(normal, state)[1]), transition)
         # Latents [n, T + 1, Z] -> latents [n, T, every_nth, Z].
@@ -82,6 +79,8 @@ class Sampler:
         latents = state[0]
         while True:
             yield ops.convert_to_numpy(latents)
+            if self.wanted and not self.next_state:
+                self.next_state, self.faded, self.wanted = self.initial_state(), 0, False
             state = self.step(self.normals(), state)
             latents = state[0]
             if self.next_state:
@@ -97,9 +96,8 @@ class Sampler:
         return max(1, BATCH_PIXELS // (self.n * self.config.every_nth * self.config.img_size**2))
 
     def restart(self):
-        """Fade the videos of `frames` into new ones, over CROSSFADE_STEPS steps."""
-        if not self.next_state:
-            self.next_state, self.faded = self.initial_state(), 0
+        """Fade the videos of `frames` into new ones, over CROSSFADE_STEPS steps, once a fade under way is over."""
+        self.wanted = True
 
     def loop(self, steps):
         """The frames, as `frames` yields them, of a loop of `steps` time steps.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ KEYS = {"space": "pause", "n": "new video", "+ -": "faster, slower", "f": "full 
 NOTE = 1.5  # s that a note stays on the picture
 POLL = 0.05  # s at most between two checks of keys, window and Ctrl-C
 LATE = 0.1  # s behind the clock from which on frames are skipped: shorter delays are not visible
+MADE = 120  # frames over which the time that making one takes is averaged
 LOST = 0.5  # s behind the clock from which on the clock is set back: else playback would rush after a long delay
 
 
@@ -26,8 +28,8 @@ def show(frames, fps, restart=None, size=512):
     """Show `frames` in a window until it is closed, or q or Esc is pressed; KEYS lists what other keys do.
 
     The window can be resized; the frames are enlarged to it bicubically, their aspect kept. Frames are timed by the
-    clock: when drawing is too slow, up to every other frame is skipped; when making the frames is too slow, all are
-    shown, later.
+    clock: when drawing is too slow, up to every other frame is skipped; when making the frames, which may come in
+    bursts, is too slow, all are shown, later.
 
     Args:
         frames: an iterator of uint8 RGB frames [H, W, 3]; the window opens when the first is there.
@@ -45,14 +47,15 @@ def show(frames, fps, restart=None, size=512):
     window = Window(fps, restart, size)
     try:
         due = asked = time.perf_counter()
-        drawn = False
+        drawn, made = False, deque(maxlen=MADE)
         for frame in itertools.chain([first], frames):
             now = time.perf_counter()
-            late, making = now - due, now - asked
+            late = now - due
+            made.append(now - asked)
             if late > LOST:
                 due = now
             # Skipping a frame helps only where making frames is fast enough.
-            drawn = not (drawn and late > LATE and making < 1 / window.fps)
+            drawn = not (drawn and late > LATE and max(made[-1], sum(made) / len(made)) < 1 / window.fps)
             window.frame = frame
             if drawn:
                 window.draw()
@@ -123,8 +126,9 @@ class Window:
             self.draw()
 
     def change_speed(self, factor):
-        """Multiply the frames a second by `factor`, within 1 to 240; from beyond, only towards these."""
-        self.fps = min(max(self.fps * factor, min(self.fps, 1)), max(self.fps, 240))
+        """Multiply the frames a second by `factor`, unless that leads out of 1 to 240 or further beyond."""
+        if min(self.fps, 1) <= self.fps * factor <= max(self.fps, 240):
+            self.fps *= factor
         self.tell(f"{self.fps:.3g} frames a second")
 
     def tell(self, note):

@@ -64,6 +64,19 @@ def test_a_restart_is_a_crossfade(run):
     assert np.abs(np.diff(faded, axis=0)).mean((1, 2, 3)).max() < cut / 2
 
 
+def test_a_restart_during_a_fade_waits_for_its_end(run):
+    sampler = sample.Sampler(run / "weights.10", seed=2)
+    frames = sampler.frames()
+    sampler.restart()
+    next(frames)
+    sampler.restart()
+    for _ in range(2):
+        assert sampler.next_state is not None
+        for _ in itertools.islice(frames, 2 * sample.CROSSFADE_STEPS):
+            pass
+    assert sampler.next_state is None
+
+
 def test_a_loop_has_no_seam(run):
     frames = np.stack(list(sample.Sampler(run / "weights.10", n=2, seed=1).loop(60))).astype(float)
     assert frames.shape == (120, 2, 16, 16, 3)

@@ -214,6 +214,13 @@ def test_slow_making_shows_every_frame(monkeypatch):
     assert len(clock.shown) == 15
 
 
+@pytest.mark.parametrize("burst", [3, 6, 50])
+def test_slow_making_in_bursts_shows_every_frame(monkeypatch, burst):
+    clock = Clock(monkeypatch)
+    assert clock.show(200, lambda i: 0 if i % burst else 0.06 * burst) > 200 * 0.055
+    assert len(clock.shown) > 190, "but for some at first, until it is known how slow making is"
+
+
 def test_a_long_delay_is_not_followed_by_a_rush(monkeypatch):
     clock = Clock(monkeypatch)
     assert clock.show(30, lambda i: 1.0 if i == 5 else 0) == pytest.approx(30 / 20 + 1, abs=0.1)
@@ -243,6 +250,15 @@ def test_a_speed_beyond_the_usual_changes_the_right_way(fps, key):
     screen = SimpleNamespace(fps=fps, tell=str)
     window.Window.change_speed(screen, 0.8 if key == "-" else 1.25)
     assert (screen.fps <= fps) if key == "-" else (screen.fps >= fps)
+
+
+@pytest.mark.parametrize("there, back", [(1.25, 0.8), (0.8, 1.25)])
+def test_the_speed_of_the_footage_is_reached_again(there, back):
+    screen, speeds = SimpleNamespace(fps=30, tell=str), []
+    for factor in [there] * 30 + [back] * 30:
+        window.Window.change_speed(screen, factor)
+        speeds.append(screen.fps)
+    assert min(abs(fps - 30) for fps in speeds[30:]) < 1e-6
 
 
 CHECK = """
