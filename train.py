@@ -106,6 +106,7 @@ def train(config, frames, run=None, backend=None):
             clock = time.perf_counter() - started, bool(received)
             try:
                 metrics, (seconds, stop) = gan.train(next(stacks), rates, clock)
+                stop = stop or (received and config.distribute != "multiworker")  # else all machines stop a step later
             except FloatingPointError as error:
                 raise UserError(f"the training diverged after step {step}, {error}; start anew with a lower "
                                 "--learning_rate") from None

@@ -98,6 +98,20 @@ def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags, trained):
         assert all(np.array_equal(ours[key], theirs[key]) for key in ours if key != "seconds"), name
 
 
+@pytest.mark.usefixtures("eagerly")
+def test_a_stopped_run_ends_with_the_step_under_way(trained, monkeypatch):
+    step, begun = train.GAN.train, []
+
+    def interrupted(*args):
+        begun.append(args)
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*args)
+
+    monkeypatch.setattr(train.GAN, "train", interrupted)
+    assert "state.2.h5" in names(trained(steps=5))
+
+
 def test_a_run_stopped_at_once_leaves_no_weights(footage, flags):
     process = start(footage, *flags, "--steps=100000")
     until(lambda: list(footage.glob("logs/*/config.json")), process)  # from here on a step may be under way
