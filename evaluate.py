@@ -32,7 +32,7 @@ VIDEOS = 64  # rolled side by side
 STRETCH = 1000  # steps rolled at once
 PER_SAMPLE = 4  # stretches in a sample
 PARTS = 100  # parts of the long rollout whose latents are described one by one
-THIN = 10  # steps: moments are taken of every tenth latent, as neighbours are nearly equal
+THIN = 10  # moments are taken of every tenth latent, as neighbours are nearly equal, or of fewer of a longer rollout
 FAR = 50  # steps after which frames of the footage count as of another time
 CYCLES = dict(videos=4, steps=200_000, longest=20_000)  # what the autocorrelation is taken of, and its longest lag
 MOMENTS = ("mean", "deviation", "skewness", "kurtosis", "correlation")
@@ -182,7 +182,7 @@ class Rollout:
     """A long rollout of the latents of many videos, and what is kept of it.
 
     early, late: lists of SAMPLES arrays [PER_SAMPLE * VIDEOS, STRETCH, Z]: the first latents of so many videos, and the
-        last of VIDEOS videos; fewer of a short rollout.
+        last of VIDEOS videos; of a short rollout fewer, and of its second half alone.
     end: the last latents of these videos [VIDEOS, STRETCH, Z].
     all, first: moments [parts, 5, Z] of the latents of all videos and of the first, in the order of MOMENTS.
     distances: mean and least distance of the latents of two videos [parts, 2].
@@ -190,20 +190,19 @@ class Rollout:
     """
 
     def __init__(self, transition, seed, stretches):
-        def roll(normals, state):
-            latents, _, state = transition.roll(normals, state)
-            return latents, tuple(state)
-
-        self.roll, self.initial = compiled(roll, transition), transition.initial
+        self.roll = compiled(lambda *args: transition.roll(*args)[::2], transition)  # latents, the state after the last
+        self.initial = transition.initial
         self.size, self.stretches = transition.state_size[0], stretches
         ends = set(np.linspace(0, stretches, min(PARTS, stretches) + 1).astype(int)[1:])
-        late, last = deque(maxlen=SAMPLES * PER_SAMPLE), deque(maxlen=CYCLES["steps"] // STRETCH)
+        late = deque(maxlen=max(1, min(SAMPLES * PER_SAMPLE, stretches // 2)))  # of the second half
+        last = deque(maxlen=CYCLES["steps"] // STRETCH)
+        thin = THIN * math.ceil(stretches / 1000)  # a part of a longer rollout takes no more memory
         all_moments, first_moments, distances, part = [], [], [], []
         for i, latents in enumerate(tqdm(self.latents([seed, 0, 3], stretches), desc="rolling", total=stretches,
                                          unit_scale=STRETCH, unit=" steps"), start=1):
             late.append(latents)
             last.append(latents[:CYCLES["videos"]].copy())  # a view would keep the whole, here and below
-            part.append(latents[:, ::THIN].copy())
+            part.append(latents[:, ::thin].copy())
             if i in ends:
                 thinned = np.concatenate(part, axis=1)
                 all_moments.append(metrics.moments(thinned.reshape(-1, thinned.shape[-1])))
@@ -212,8 +211,8 @@ class Rollout:
                 part = []
         new = (next(self.latents([seed, i, 2], 1)) for i in range(SAMPLES * PER_SAMPLE))
         self.early = [np.concatenate(list(islice(new, PER_SAMPLE))) for _ in range(SAMPLES)]
-        self.late = [np.concatenate(list(late)[i::SAMPLES]) for i in range(SAMPLES)]
-        self.end = late[-1]
+        late, self.end = list(late), late[-1]
+        self.late = [np.concatenate(late[i::SAMPLES] or late[-1:]) for i in range(SAMPLES)]
         self.all, self.first, self.distances = np.stack(all_moments), np.stack(first_moments), np.stack(distances)
         longest = min(CYCLES["longest"], len(last) * STRETCH // 2)
         self.autocorrelation = np.stack([metrics.autocorrelation(video, longest)

@@ -42,7 +42,7 @@ def start(config, steps=2):
 
 
 def terms(config, begun):
-    """Each term of the losses, and its gradient by all weights, g and d, by name."""
+    """Each term of the losses, its gradient by all weights, g and d, and what a step makes of them, by name."""
     gan, found = GAN(config), {}
     numbers, real = begun["numbers"], clips(config)[0]
     gan.restore(begun)
@@ -56,8 +56,19 @@ def terms(config, begun):
 
         gradient, found[name] = to_numpy(compiled(gradients, gan.video)(gan.state["g"], gan.state["d"]))
         for network, tensors in zip("gd", gradient, strict=True):
-            found[f"{name} {network}"] = np.concatenate([tensor.ravel() for tensor in tensors])
-    return found
+            found[f"{name} {network}"] = flat(tensors)
+
+    def updated(state):
+        state, metrics = gan.update(state, real, np.float32(1e-3), np.zeros(2, np.float32), numbers)
+        return state["chains"], state["g_moments"], state["d_moments"], metrics
+
+    names = "chains", "g_moments", "d_moments", "metrics"
+    return found | dict(zip(names, map(flat, to_numpy(compiled(updated, gan.video)(gan.state))), strict=True))
+
+
+def flat(arrays):
+    """All numbers of some arrays as one vector."""
+    return np.concatenate([np.ravel(array) for array in arrays])
 
 
 if __name__ == "__main__":

@@ -199,13 +199,19 @@ def test_planted_latents_are_flagged(step, names, monkeypatch):
 
 
 def test_samples_are_of_videos_and_times_of_their_own():
-    rollout = Rollout(Planted(healthy), 0, 14)
+    rollout = Rollout(Planted(healthy), 0, 24)
     for samples in rollout.early, rollout.late:
         assert [sample.shape for sample in samples] == 3 * [(4 * VIDEOS, 1000, 64)]
         assert len(np.unique(np.concatenate(samples)[:, 0], axis=0)) == 12 * VIDEOS
-    last = list(rollout.latents([0, 0, 3], 14))[-12:]
+    last = list(rollout.latents([0, 0, 3], 24))[-12:]
     begun = [sample[i * VIDEOS, 0, 0] for sample in rollout.late for i in range(4)]
     assert sorted(begun) == sorted(latents[0, 0, 0] for latents in last)
+
+
+@pytest.mark.parametrize("stretches", [3, 14])
+def test_what_is_late_is_of_the_second_half(stretches):
+    rollout = Rollout(Planted(lambda _, age, normal: 0 * normal + age + 1), 0, stretches)
+    assert [sample[..., 0].min() >= stretches * 500 for sample in rollout.late] == 3 * [True]
 
 
 def test_the_last_row_of_clips_is_the_end_of_the_rollout(tmp_path):
