@@ -77,8 +77,9 @@ class Config:
     normality_weight: float = param(15.0, "weight of the normality penalty", group="losses", low=0, high=1e6)
     distance_weight: float = param(1.0, "weight of the penalty on distances between frames, in time and across clips, "
                                         "that differ from the footage's", group="losses", low=0, high=1e6, flag=False)
-    gamma: float = param(0.005, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2); must be 0 "
-                                 "with --arch original, as --preset original sets it",
+    gamma: float = param(0.005, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2) at 64x64 "
+                                 "pixels, in proportion to the number of pixels at other sizes; must be 0 with --arch "
+                                 "original, as --preset original sets it",
                          group="losses", low=0, high=1e6)
 
     # The optimisation.

@@ -158,10 +158,16 @@ class GAN:
                                   for clips in penalised), ops.zeros(()))), outputs, end
 
     def objectives(self, d_adv, g_adv, normality, distance, gradient_penalty):
-        """The weighted sums of the terms: (g_loss, d_loss)."""
+        """The weighted sums of the terms: (g_loss, d_loss).
+
+        The weight of the gradient penalty grows with the number of pixels, as in StyleGAN2-ADA (Karras et al. 2020,
+        https://arxiv.org/abs/2006.06676): the squared gradient by a clip, of the same picture in more pixels, is as
+        many times smaller.
+        """
         config = self.config
+        gamma = config.gamma * config.img_size**2 / 64**2
         return (g_adv + config.normality_weight * normality + config.distance_weight * distance,
-                d_adv + config.gamma * gradient_penalty)
+                d_adv + gamma * gradient_penalty)
 
     def draw(self, latents):
         """Clips [B, T, H, W, 3] of latents [B, T, Z], as one batch."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -186,7 +187,13 @@ def test_gradient_penalties_flatten_the_discriminator(small):
         return float(losses.gradient_penalty(gan.backend.input_gradient(gan.discriminator,
                                                                         keras.ops.convert_to_tensor(real))))
 
-    assert penalty(0.3) < 0.8 * penalty(0.0)
+    assert penalty(5.0) < 0.8 * penalty(0.0)
+
+
+@pytest.mark.parametrize("img_size, weight", [(64, 0.005), (128, 0.02), (16, 0.0003125)])
+def test_gradient_penalties_weigh_as_much_as_there_are_pixels(img_size, weight):
+    terms = dict.fromkeys(TERMS, 0.0) | dict(gradient_penalty=1.0)
+    assert GAN.objectives(SimpleNamespace(config=Config(img_size=img_size)), **terms) == (0, pytest.approx(weight))
 
 
 def test_a_new_run_draws_on_the_background_where_the_mask_is_set(small):
