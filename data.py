@@ -37,7 +37,7 @@ CHUNK = 2**20  # bytes of frames a thread reads before it writes them to the cac
 MOVES = 4 / 255  # standard deviation of a pixel in time from which on its mask is 1; below, smaller: cameras make noise
 LAGS = sorted({round(1.2**i) for i in range(39)})  # frames, 1 to 1,021: over these frames are compared
 STEP, INDEPENDENT = 0.11, 0.8  # distances, as shares of that of frames of independent times
-ARRANGEMENTS = 100  # footage shorter than so many decorrelation lags is augmented
+SHOWN = 25  # times that a run shows each frame, above which footage is augmented
 STEPS = 250  # training steps, times the square root of the decorrelation lags that the footage lasts
 THREADS = min(8, os.cpu_count() or 1)  # more would only wait for each other: a part of the work is Python's
 
@@ -176,16 +176,17 @@ def suited(cache):
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
     a step is about the same change, whatever the footage; at least 1, and at most a fortieth of the footage. `lag`: the
     smallest one at which that share is INDEPENDENT, or the last of LAGS where none is.
-    `augment`: whether the footage is shorter than ARRANGEMENTS times `lag`. `steps`, in tens: the fewer independent
-    frames there are, the sooner the networks learn them by heart. Distances are those of `lag_distances`.
+    `steps`, in tens: the fewer independent frames there are, the sooner the networks learn them by heart. `augment`:
+    whether so many steps show each frame more than SHOWN times. Distances are those of `lag_distances`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
     shares = lag_distances(cache, [lag for lag in LAGS if lag <= n_frames // 2])
     every_nth = max(takewhile(lambda lag: shares[lag] <= STEP, shares), default=1)
     lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
     steps = 10 * round(STEPS / 10 * math.sqrt(max(n_frames / lag, 4)))  # on JAX ten are taken at once
-    return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=n_frames < ARRANGEMENTS * lag,
-                steps=min(steps, Config.steps)), lag
+    steps = min(steps, Config.steps)
+    shown = steps * Config.batch_size * Config.clip_len / n_frames
+    return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=shown > SHOWN, steps=steps), lag
 
 
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
