@@ -234,8 +234,8 @@ def test_live_from_the_command_line(run, display):
 
 
 @pytest.mark.slow
-def test_the_weights_that_come_along_play_at_once(tmp_path):
-    [shipped] = re.findall(r"^!(\d\S+\d)$", (ROOT / "logs" / ".gitignore").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("shipped", re.findall(r"^!(\d\S+\d)$", (ROOT / "logs/.gitignore").read_text(), re.MULTILINE))
+def test_the_weights_that_come_along_play_at_once(tmp_path, shipped):
     shutil.copytree(ROOT / "logs" / shipped, tmp_path / "logs" / shipped)
     done = command_line(tmp_path, "--mode=video", "--duration=1")
     assert done.returncode == 0, done.stderr
