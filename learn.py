@@ -87,8 +87,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
 
 
 def resumed(run, preset, values):
-    """The config to go on with: the run's own, but for where its frames are, when it ends, how often it saves,
-    and the machine."""
+    """The config to go on with: the run's own, but for where its frames are, its end, its saving and the machine."""
     import checkpoints
 
     checkpoints.find_state(run)  # before frames are read or made

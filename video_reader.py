@@ -187,7 +187,8 @@ def frame_rate(times, stream):
 def sample(timed, rate, duration):
     """Of `timed` frames, (seconds, frame), those shown `rate` times a second; the last one is shown for `duration`.
 
-    At least one, however short all of it is."""
+    At least one, however short all of it is.
+    """
     shown, now, n = None, 0.0, 0
     for now, frame in timed:
         while shown is not None and (n + 0.499) / rate < now:
