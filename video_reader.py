@@ -109,7 +109,8 @@ class VideoReader:
             damaged = {0: damaged[0]} | dict(enumerate(missing.tolist(), 1)) | {len(times): damaged[len(times)]}
         self.lost += [[round(times[max(n - 1, 0)] - times[0], 2), lost]
                       for n, lost in damaged.items() if times and lost > 0]
-        more = min(0, self.n_packets - len(times) - sum(lost for _, lost in self.lost)) + self.missing
+        # Some of the missing frames are told of already, where the times of others leave a gap.
+        more = self.missing + min(0, self.n_packets - len(times) - sum(lost for _, lost in self.lost))
         self.lost += [[None, more]] * (more > 0)
 
     def note_orientation(self, frame, stream):
