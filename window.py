@@ -110,6 +110,7 @@ class Window:
             self.paused = not self.paused
         elif key == ord("n") and self.restart:
             self.restart()
+            self.paused = False  # else nothing would be seen of it
             self.tell("a new video")
         elif key in (ord("+"), ord("=")):
             self.change_speed(1.25)

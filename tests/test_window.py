@@ -177,14 +177,14 @@ class Clock:
         due = [at for at in self.keys if at <= self.now]
         return self.keys.pop(due[0]) if due else ord("x") if self.early else -1
 
-    def show(self, count, making=lambda _: 0):
+    def show(self, count, making=lambda _: 0, restart=None):
         """Show `count` frames, 20 a second; returns the seconds that took."""
         def frames():
             for i in range(count):
                 self.now += making(i) if i else 0
                 yield np.full((8, 8, 3), i, np.uint8)
 
-        window.show(frames(), fps=20, size=64)
+        window.show(frames(), fps=20, restart=restart, size=64)
         return self.now
 
 
@@ -234,6 +234,11 @@ def test_space_pauses_and_goes_on(monkeypatch):
     paused = [at for at, frame in clock.shown if frame == frames[times.argmax()]]
     assert paused[-1] - paused[0] == pytest.approx(2, abs=0.1)
     assert max(np.diff(paused)) < 0.1, "it is drawn all the time, as the window may change its size"
+
+
+def test_a_new_video_ends_a_pause(monkeypatch):
+    clock = Clock(monkeypatch, keys={0.5: ord(" "), 1.5: ord("n")})
+    assert clock.show(40, restart=lambda: None) == pytest.approx(2 + 1, abs=0.1)
 
 
 def test_plus_and_minus_change_the_speed(monkeypatch):
