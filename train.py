@@ -84,7 +84,8 @@ def train(config, frames, run=None, backend=None):
             gan.init_from_stats(*data.background(frames))
         batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed, step,
                                gan.rows())
-        backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")
+        with others_there(backend, config, step):
+            backend.agree(f"{dataclasses.replace(config, data_dir='')} {step}")
         received = held.enter_context(noted())
         if chief:
             if not run:
@@ -105,16 +106,12 @@ def train(config, frames, run=None, backend=None):
             rates = [learning_rate(config, step + i, progress(step + i)) for i in range(at_once)]
             clock = time.perf_counter() - started, bool(received)
             try:
-                metrics, (seconds, stop) = gan.train(next(stacks), rates, clock)
+                with others_there(backend, config, step):
+                    metrics, (seconds, stop) = gan.train(next(stacks), rates, clock)
                 stop = stop or (received and config.distribute != "multiworker")  # else all machines stop a step later
             except FloatingPointError as error:
                 raise UserError(f"the training diverged after step {step}, {error}; start anew with a lower "
                                 "--learning_rate") from None
-            except backend.gone as error:
-                if config.distribute != "multiworker":
-                    raise
-                raise UserError("another machine of this run is gone; start all of them again, with --resume and the "
-                                f"run's folder ({type(error).__name__} after step {step})") from None
             before, step = step, step + at_once
             if not chief:
                 continue
@@ -133,6 +130,22 @@ def train(config, frames, run=None, backend=None):
         if chief:
             save(gan, run, step, seconds, weights=not stop or step >= SAMPLE_EVERY)
     return run, (received or [signal.SIGINT])[0] if stop else None
+
+
+@contextmanager
+def others_there(backend, config, step):
+    """Wait for the other machines of a run.
+
+    Raises:
+        UserError: one of them is gone.
+    """
+    try:
+        yield
+    except backend.gone as error:
+        if config.distribute != "multiworker":
+            raise
+        raise UserError("another machine of this run is gone; start all of them again, with --resume and the run's "
+                        f"folder ({type(error).__name__} after step {step})") from None
 
 
 def learning_rate(config, step, progress):

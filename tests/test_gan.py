@@ -18,6 +18,7 @@ import losses
 from config import Config
 from files import UserError
 from gan import GAN, SAMPLES, TERMS, shift, to_numpy
+from models import UNROLL
 from steps import clips, start, terms, trained
 
 STEPS = 3
@@ -102,7 +103,7 @@ def test_two_devices_on_tensorflow_are_two_parts(small, tmp_path):
 
 @needs_jax
 def test_two_devices_on_jax_are_one(small, tmp_path):
-    values = small | dict(augment=True, img_size=8, seq_len=2, clip_len=2)
+    values = small | dict(augment=True, img_size=8, seq_len=UNROLL + 1, clip_len=2)
     one = run(tmp_path, "train", values, STEPS, backend="jax")
     two = run(tmp_path, "train", values | dict(distribute="mirrored"), STEPS, backend="jax", devices=[2])
     assert not one["tensorflow"]

@@ -16,9 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import checkpoints
 import data
 import learn as program
+import models
 import prepare
 import sample
 import train
+from backend import make_backend
 from config import PRESETS, Config
 from files import UserError
 from gan import METRICS
@@ -80,8 +82,8 @@ def test_tensorboard_shows_curves_images_and_histograms(trained, monkeypatch):
 
 
 def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags, trained):
-    """Bit for bit: a run in one go, and one stopped by Ctrl-C and resumed."""
-    flags += ["--steps=60", "--save_every=30"]
+    """Bit for bit: a run in one go, and one stopped by Ctrl-C and resumed; rolled out by a loop, as by default."""
+    flags += ["--steps=60", "--save_every=30", f"--seq_len={models.UNROLL + 1}"]
     process = start(footage, *flags)
     until(lambda: list(footage.glob("logs/*/weights.30.weights.h5")), process)
     process.send_signal(signal.SIGINT)
@@ -110,6 +112,18 @@ def test_a_stopped_run_ends_with_the_step_under_way(trained, monkeypatch):
 
     monkeypatch.setattr(train.GAN, "train", interrupted)
     assert "state.2.h5" in names(trained(steps=5))
+
+
+def test_a_machine_that_is_gone_before_the_first_step_is_told(footage, small):
+    engine = make_backend()
+
+    def agree(_):
+        raise ConnectionError
+
+    engine.agree, engine.gone = agree, ConnectionError
+    frames = data.load(footage / "frames", 16)
+    with pytest.raises(UserError, match=r"another machine of this run is gone; .* \(ConnectionError after step 0\)"):
+        train.train(Config(**small, distribute="multiworker"), frames, backend=engine)
 
 
 def test_a_run_stopped_at_once_leaves_no_weights(footage, flags):
