@@ -15,7 +15,7 @@ import cv2
 from tqdm import tqdm
 
 from data import RECORD, images, record, square
-from files import UserError, lock, printable, replacing
+from files import UserError, check_folder, lock, printable, replacing
 from video_reader import VideoReader, sample
 
 # Stored, neither filtered nor compressed: twice the space on the disk, but encoded four times and read three times as
@@ -98,13 +98,14 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
     `expected`: about how many, for the progress bar. `lost`: complete once `frames` have ended.
     """
     data_dir = Path(data_dir)
+    check_folder(data_dir)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with lock(data_dir, "writing frames to"):
             old, noted = images(data_dir), record(data_dir)
             ours = noted.get("origin") == origin and all(re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
             if not overwrite:
-                if not ours and (old or os.path.lexists(data_dir / RECORD)):
+                if not ours and (old or (os.path.lexists(data_dir / RECORD) and not noted)):
                     raise UserError(f"{data_dir} holds other images{' of ' + noted['source'] if noted else ''}; "
                                     "take another folder, or --overwrite to remove all images there")
                 if ours and noted["complete"] and old:
@@ -124,7 +125,8 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
             noted.update(n_frames=n_frames, complete=True, lost=list(lost))
             note(data_dir, noted)
     except OSError as error:
-        raise UserError(f"{error.filename or data_dir} cannot be written: {error.strerror}") from None
+        raise UserError(f"{data_dir} cannot be written to ({error.strerror}); make room there, or take another "
+                        "--data_dir") from None
     return noted
 
 

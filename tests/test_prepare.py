@@ -481,6 +481,14 @@ def test_another_source_is_refused_unless_overwriting(tmp_path, other):
     assert contents(folder) == contents(tmp_path / "apart")
 
 
+def test_a_folder_whose_images_were_removed_is_empty(tmp_path):
+    prepare.simulate(3, tmp_path, 16, 0)
+    for path in data.images(tmp_path):
+        path.unlink()
+    prepare.simulate(2, tmp_path, 16, 1)
+    assert len(data.images(tmp_path)) == data.record(tmp_path)["n_frames"] == 2
+
+
 @pytest.mark.parametrize("name", ["image0000001.png", "holiday.JPG"])
 def test_images_of_the_user_are_refused_unless_overwriting(tmp_path, name):
     folder = tmp_path / "frames"
