@@ -18,6 +18,7 @@ from files import PART, UserError, quoted, replacing
 
 SUFFIX = dict(weights=".weights.h5", state=".h5")
 SHIPPED = Path(__file__).with_name("logs")  # weights to play where nothing was trained yet
+RUN = re.compile(r"\d{8}-\d{6}(-\d+)?")  # the name of a run's folder, as train.new_run makes it
 STATES = 2  # kept: an older one to resume from, should the newest be damaged
 # What h5py and Keras raise for files that are damaged, foreign, or of networks of other shapes.
 BROKEN = OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError
@@ -152,29 +153,36 @@ def find_weights(path=None, logs="logs"):
     Raises:
         UserError: there are no such weights.
     """
-    if path is None and not os.path.lexists(logs) and SHIPPED.is_dir():
-        logs = SHIPPED
+    if path is None:
+        if not os.path.lexists(logs) and SHIPPED.is_dir():
+            logs = SHIPPED
+        found = newest_of_all(logs)
+        if not found:
+            raise UserError(f"{logs} holds no trained weights; train some first with: python learn.py")
+        return found
+    path = Path(path)
+    folder = os.path.isdir(path)
+    path = path if folder else Path(str(path).removesuffix(SUFFIX["weights"]))
+    found = newest(path, "weights") if folder else path if os.path.isfile(weights_file(path)) else None
+    if not found:
+        near = path if folder else path.parent.parent
+        known = newest_of_all(near) or newest_of_all(logs) or newest_of_all(SHIPPED)
+        way_on = (f"train on with --resume {quoted(path)}" if folder and numbered(path, "state") else
+                  f"take {known}" if known else "train some first with: python learn.py")
+        raise UserError(f"{f'{path} holds no weights' if folder else f'there are no weights {path}'}; {way_on}")
+    return found
+
+
+def newest_of_all(logs):
+    """The prefix of the newest weights of the newest run in the folder `logs`; None if there are none.
+
+    Of runs that keep the names they were given, by their times, the last one; of others the last by name.
+    """
     trained = []
-    for run in natsorted(Path(logs).glob("*/"), key=str):
+    for run in natsorted(Path(logs).glob("*/"), key=lambda run: (bool(RUN.fullmatch(run.name)), run.name)):
         with suppress(OSError):  # of a folder that is not for us to read
             trained += filter(None, [newest(run, "weights")])
-    if path is None:
-        if not trained:
-            raise UserError(f"{logs} holds no trained weights; train some first with: python learn.py")
-        return trained[-1]
-    path = Path(path)
-    if os.path.isdir(path):
-        found = newest(path, "weights")
-        if not found:
-            way_on = f"another run, or train on with --resume {quoted(path)}" if numbered(path, "state") else \
-                "the folder of a run"
-            raise UserError(f"{path} holds no weights; name {way_on}")
-        return found
-    path = Path(str(path).removesuffix(SUFFIX["weights"]))
-    if not os.path.isfile(weights_file(path)):
-        known = f"the newest of {logs} are {trained[-1]}" if trained else "train some first with: python learn.py"
-        raise UserError(f"there are no weights {path}; give --weights the folder of a run, or a prefix: {known}")
-    return path
+    return trained[-1] if trained else None
 
 
 def find_state(run):

@@ -21,7 +21,7 @@ def test_weights_are_found_by_prefix_by_file_by_run_and_by_default(run, tmp_path
     assert checkpoints.find_weights(run / "weights.9") == run / "weights.9"
     assert checkpoints.find_weights(run / "weights.9.weights.h5") == run / "weights.9"
     with pytest.raises(UserError, match=str(newest)):
-        checkpoints.find_weights("logs/none/weights.3", logs)
+        checkpoints.find_weights(tmp_path / "logs/none/weights.3", logs)
     for missing in run / "weights.11", run / "weights.1", tmp_path:
         with pytest.raises(UserError, match=str(missing)):
             checkpoints.find_weights(missing, logs)
@@ -35,6 +35,8 @@ def test_the_newest_run_with_weights_is_the_default(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "20220105-000000" / "weights.3.weights.h5").touch()
     (tmp_path / "20220105-000000" / "weights.best.weights.h5").touch()  # a copy that a user made
+    (tmp_path / "best").mkdir()  # as is this one
+    (tmp_path / "best" / "weights.9.weights.h5").touch()
     assert checkpoints.find_weights(None, tmp_path) == tmp_path / "20220105-000000" / "weights.3"
 
 
@@ -45,9 +47,11 @@ def test_the_tenth_run_of_one_second_comes_after_the_second(tmp_path):
     assert checkpoints.find_weights(None, tmp_path).parent.name == "20220104-213105-10"
 
 
-def test_a_folder_without_weights_is_resumed_only_where_it_can_be(tmp_path):
-    with pytest.raises(UserError, match=r"holds no weights; name the folder of a run$"):
-        checkpoints.find_weights(tmp_path, tmp_path)
+def test_a_folder_without_weights_is_resumed_only_where_it_can_be(run, tmp_path):
+    with pytest.raises(UserError, match=f"holds no weights; take {run / 'weights.10'}$"):
+        checkpoints.find_weights(tmp_path, run.parent)
+    with pytest.raises(UserError, match=f"holds no weights; take {run / 'weights.10'}$"):
+        checkpoints.find_weights(run.parent, tmp_path)
     (tmp_path / "state.1.h5").touch()
     with pytest.raises(UserError, match=r"holds no weights; .*--resume"):
         checkpoints.find_weights(tmp_path, tmp_path)
