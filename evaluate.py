@@ -7,6 +7,7 @@ the distances.
 
 import json
 import math
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
@@ -19,7 +20,7 @@ from tqdm import tqdm
 import data
 import metrics
 from backend import compiled
-from files import UserError, check_folder, replacing
+from files import UserError, check_folder, handling, replacing
 from models import slerp
 from sample import BATCH_PIXELS, BURN_IN_STEPS, load, to_frames
 
@@ -81,33 +82,35 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
         cache: path of the frames, as `data.load` returns it.
         seed: of videos, frames, patches and projections.
         steps: of the long rollout, rounded to whole thousands, at least SAMPLES of them.
-        overwrite: replace an entry of more steps.
+        overwrite: replace an entry of more steps or of other footage.
 
     Prints the table, and returns the entry: what was compared, and "figures", a list of dicts as `figure` makes them.
 
     Raises:
         UserError: the footage is too short or shows too little, the weights cannot be read, their folder cannot be
-            written to, or there is an entry of more steps.
+            written to, or there is an entry of more steps or of other footage.
     """
     path = prefix.with_name("eval.json")
     known = entries(path)  # first, so that an error there comes before the long work
     check_folder(prefix.parent)
     stretches = max(SAMPLES, round(steps / STRETCH))
-    before = known[prefix.name]["steps"] if prefix.name in known else 0
-    if before > stretches * STRETCH and not overwrite:
-        raise UserError(f"{path} holds the figures of {before:,} steps; give --steps as many, "
+    before, digest = known.get(prefix.name, {"steps": 0}), data.digest(cache)
+    if before["steps"] > stretches * STRETCH and not overwrite:
+        raise UserError(f"{path} holds the figures of {before['steps']:,} steps; give --steps as many, "
                         "or --overwrite to replace them")
+    if before.get("footage", digest) != digest and not overwrite:
+        raise UserError(f"{path} holds the figures of other footage; keep a copy, and give --overwrite to replace them")
     config, model = load(prefix)
     footage = np.load(cache, mmap_mode="r", allow_pickle=False)
-    _, lag = data.suited(cache)
-    with ThreadPoolExecutor(2) as threads:
+    lag = data.suited(cache)[1] or data.LAGS[-1]
+    with stopping_at_once(), ThreadPoolExecutor(2) as threads:
         references = list(tqdm(threads.map(lambda i: Reference(footage, config.every_nth, lag // 2, [seed, i]),
                                            range(SAMPLES)), desc="comparing halves", total=SAMPLES, unit=" samples"))
     rollout = Rollout(model.transition, seed, stretches)
     decode = decoder(model.generator, config.img_size)
     figures = frame_figures(references, rollout, decode, seed) + latent_figures(rollout)
-    entry = dict(frames=len(footage), every_nth=config.every_nth, clips=references[0].clips, videos=VIDEOS,
-                 steps=rollout.stretches * STRETCH, samples=SAMPLES, seed=seed, figures=figures)
+    entry = dict(footage=digest, frames=len(footage), every_nth=config.every_nth, clips=references[0].clips,
+                 videos=VIDEOS, steps=rollout.stretches * STRETCH, samples=SAMPLES, seed=seed, figures=figures)
     print(table(entry), flush=True)  # first, as the disk may be full
     known = entries(path)  # again, as another evaluation may have ended meanwhile
     with replacing(path) as part:
@@ -115,6 +118,11 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     plot_clips(prefix.with_name(f"{prefix.name}.clips.png"), footage, config.every_nth, rollout, decode)
     plot_endurance(prefix.with_name(f"{prefix.name}.endurance.png"), rollout)
     return entry
+
+
+def stopping_at_once():
+    """A scope in which a signal ends the process at once: threads would finish what they compute first."""
+    return handling(lambda number, _: os._exit(128 + number))
 
 
 class Reference:
@@ -263,7 +271,7 @@ def sample_clips(latents, least, every_nth, decode, rng):
 def frame_figures(references, rollout, decode, seed):
     """The figures of the frames of new videos, and of those at the end of the rollout as a multiple of these."""
     compared, rows = [], []
-    with ThreadPoolExecutor(2) as threads:
+    with stopping_at_once(), ThreadPoolExecutor(2) as threads:
         for i, reference in enumerate(references):
             rng = np.random.default_rng([seed, i, 1])
             samples = [sample_clips(latents[i], reference.clips, reference.every_nth, decode, rng)

@@ -1,7 +1,11 @@
 """The figures: each planted fault is flagged by the figure meant for it, and real frames by none."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -13,7 +17,7 @@ import evaluate
 import metrics
 from evaluate import FIGURES, VIDEOS, Reference, Rollout, figure, is_good, latent_figures
 from files import UserError
-from helpers import discs, learn, write_frames
+from helpers import PATIENCE, ROOT, discs, hear_signals, learn, write_frames
 
 pytestmark = pytest.mark.slow
 EVERY_NTH = 6
@@ -294,6 +298,40 @@ def test_figures_of_a_longer_rollout_are_kept(copy, kept, steps, refused):
                        else "12 frames are too few"):  # which is found out after that
         evaluate.evaluate(copy, copy.with_name("frames.npy"), 0, steps)
     assert copy.with_name("eval.json").read_text() == text
+
+
+def test_figures_of_other_footage_are_kept(copy):
+    text = json.dumps({copy.name: dict(steps=3000, footage="another")})
+    copy.with_name("eval.json").write_text(text)
+    np.save(copy.with_name("frames.npy"), discs(12, 16))
+    with pytest.raises(UserError, match=r"the figures of other footage; .* --overwrite"):
+        evaluate.evaluate(copy, copy.with_name("frames.npy"), 0, 3000)
+    with pytest.raises(UserError, match="12 frames are too few"):
+        evaluate.evaluate(copy, copy.with_name("frames.npy"), 0, 3000, overwrite=True)
+    assert copy.with_name("eval.json").read_text() == text
+
+
+COMPARE = """
+import sys, time, numpy as np
+from pathlib import Path
+import evaluate
+
+def compare(*_):
+    print("comparing", flush=True)
+    time.sleep(1000)
+
+evaluate.Reference.compare = compare
+evaluate.evaluate(Path(sys.argv[1]), sys.argv[2], 0, 3000)
+"""
+
+
+def test_a_comparison_ends_at_a_signal(copy):
+    np.save(frames := copy.with_name("frames.npy"), discs(400, 16))
+    with subprocess.Popen([sys.executable, "-c", COMPARE, copy, frames], env=os.environ | dict(PYTHONPATH=str(ROOT)),
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=hear_signals) as process:
+        assert process.stdout.readline() == b"comparing\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(copy, monkeypatch):
