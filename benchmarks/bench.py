@@ -6,6 +6,7 @@ Every figure is taken in a process of its own, one after the other, in the same 
 from run to run. "Wanted" is what we ask of the row, of ours or of the ratio. Takes about ten minutes on two cores.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from learn import quiet_imports
 
 ROOT = sys.path[0]
+PLAYED = "--weights=logs/20261130-165607/weights.5000"  # 64x64 pixels
 ORIGINAL = "--preset original"  # batch 32, 20 steps, 64x64, all frames decoded
 
 
@@ -123,8 +125,8 @@ def overhead(step):
 
 
 def playing():
-    cores = json.loads(child("benchmarks/play.py"))
-    one = json.loads(child("benchmarks/play.py", "--threads=1"))
+    cores = json.loads(child("benchmarks/play.py", PLAYED))
+    one = json.loads(child("benchmarks/play.py", PLAYED, "--threads=1"))
     for name, figures in {f"{os.cpu_count()} cores": cores, "one core": one}.items():
         for what in "live", "video":
             row(f"frames a second of one video, {what}, {name}", f"{figures[what]:,.0f}",
@@ -139,7 +141,7 @@ def playing():
         child("-c", "import tensorflow")
         imported = time.perf_counter() - begun
         begun = time.perf_counter()
-        child("learn.py", "--mode=video", f"--out={folder}/out.png")
+        child("learn.py", "--mode=video", PLAYED, f"--out={folder}/out.png")
         written = time.perf_counter() - begun
     row("a video of 30 s, from typing to the finished APNG", seconds(written),
         f"{seconds(imported)} (importing TensorFlow)", f"{imported / written:.0%}")
@@ -200,9 +202,14 @@ def measure_overhead():
         return dict(batch=cost(lambda: next(batches), 50), log=sum(cost / steps for steps, cost in every.items()))
 
 
+MEASURES = dict(peak=measure_peak, overhead=measure_overhead)
+
+
 def main():
-    if len(sys.argv) > 1:
-        print(json.dumps(dict(peak=measure_peak, overhead=measure_overhead)[sys.argv[1]]()))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("only", nargs="?", choices=MEASURES, help="measure this in this process, and print JSON")
+    if only := parser.parse_args().only:
+        print(json.dumps(MEASURES[only]()))
         return
     begun = time.perf_counter()
     row("what", "ours", "the plain way", "ratio", "wanted")

@@ -7,6 +7,7 @@ frames.json calls complete holds as many as it says, and all of them are read. H
 until the next run. Processes are forked from this one, TensorFlow imported and not yet begun. Prints JSON.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -39,7 +40,7 @@ JOBS = dict(
     simulate=["--mode=simulate", "--data_dir=simulated", "--img_size=32", "--n_frames=200", "--overwrite"],
     train=["--data_dir=frames", *SMALL, "--steps=20", "--save_every=1"],
     resume=["--resume=run", "--steps=1000000", "--save_every=1"],
-    video=["--mode=video", "--weights=run", "--duration=20", "--scale=4", "--out=out.mp4"],
+    video=["--mode=video", "--weights=run", "--duration=20", "--scale=4", "--out=out.mp4", "--overwrite"],
     export=["--mode=export", "--weights=run", "--out=page"],
 )
 
@@ -100,7 +101,7 @@ def check():
     return wrong
 
 
-def main(kills=200, seed=0):
+def main(kills, seed):
     """Kill so many processes, each job in turn; prints what was found."""
     rng, counts, wrong, usual = random.Random(seed), Counter(), [], {}
     os.chdir(tempfile.mkdtemp())
@@ -131,4 +132,7 @@ def main(kills=200, seed=0):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("kills", type=int, nargs="?", default=200)
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    main(**vars(parser.parse_args()))
