@@ -88,8 +88,8 @@ class Config:
                                  high=1)
     ema: float = param(0.998, "largest decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps, at most 4000 where they are measured; with --mode eval the time steps of "
-                             "the rollout, rounded to thousands, at least 3000; 1000000 where it is not given",
+    steps: int = param(4000, "training steps; a run that measures them takes at most 4000. With --mode eval: time "
+                             "steps of the rollout, in thousands, at least 3000; without it 1000000",
                        group="optimisation", low=1, high=10**9, measured=True)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: --steps ends the run",
                                group="optimisation", low=0, high=1e6)
@@ -145,16 +145,18 @@ class Config:
         try:
             values = json.loads(path.read_text())
         except FileNotFoundError:
-            raise UserError(f"{path} is missing: it is written beside the weights and says how to build the "
-                            "networks") from None
+            raise UserError(f"{path} is missing, which says how to build the networks; restore it from the run that "
+                            "wrote the weights") from None
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+            raise UserError(f"{path} cannot be read: {error.strerror}; make it readable") from None
         except (ValueError, RecursionError):  # of bytes that are no text, no JSON, or nested too deeply
             raise UserError(f"{path} is not valid JSON; restore it from the run that wrote the weights") from None
         names = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(values, dict) or not values or not set(values) <= names:
-            odd = (isinstance(values, dict) and sorted(set(values) - names)) or ["no hyper-parameters"]
-            raise UserError(f"{path} does not describe a run of this version (see {', '.join(odd)})")
+            unknown = sorted(set(values) - names) if isinstance(values, dict) else []
+            holds = f"hyper-parameters that this version does not know, {', '.join(unknown)}" if unknown else \
+                "no hyper-parameters"
+            raise UserError(f"{path} holds {holds}; restore it from the run that wrote the weights")
         try:
             return cls(**values)
         except UserError as error:
@@ -173,7 +175,8 @@ def check(f, value):
     if f.type is str and not is_name(value):
         raise UserError(f"--{f.name} holds characters that no file's name has")
     if f.type in (int, float) and not low <= value <= high:  # also false for NaN
-        raise UserError(f"--{f.name} must be from {low:g} to {high:g}, not {value}")
+        shown = "" if f.type is int else "g"
+        raise UserError(f"--{f.name} must be from {low:{shown}} to {high:{shown}}, not {value}")
 
 
 def is_name(text):

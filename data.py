@@ -58,7 +58,7 @@ def images(data_dir):
     except NotADirectoryError:
         raise UserError(f"{data_dir} is a file; name the folder that holds the frames") from None
     except OSError as error:
-        raise UserError(f"the folder {data_dir} cannot be read: {error.strerror}") from None
+        raise UserError(f"the folder {data_dir} cannot be read: {error.strerror}; name another") from None
     return [Path(data_dir, name) for name in natsorted(names)
             if name.lower().endswith((".png", ".jpg", ".jpeg", ".webp")) and not name.startswith(".")]
 
@@ -170,23 +170,25 @@ def lag_distances(cache, lags):
             for lag, there in ((lag, small[lag::stride]) for lag in lags)}
 
 
-def suited(cache):
+def suited(cache, per_step=Config.batch_size * Config.clip_len, steps=0):
     """The hyper-parameters that depend on how fast frames of this footage decorrelate: ({name: value}, lag).
+
+    `per_step`: frames of the footage in a training step; `steps`: how many of these a run takes at least.
 
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
     a step is about the same change, whatever the footage; at least 1, and at most a fortieth of the footage. `lag`: the
-    smallest one at which that share is INDEPENDENT, or the last of LAGS where none is.
+    smallest one at which that share is INDEPENDENT; None where none is, of LAGS and of at most half of the footage.
     `steps`, in tens: the fewer independent frames there are, the sooner the networks learn them by heart. `augment`:
-    whether so many steps show each frame more than SHOWN times. Distances are those of `lag_distances`.
+    whether so many steps, or the `steps` given, show each frame more than SHOWN times. Distances: `lag_distances`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))
     shares = lag_distances(cache, [lag for lag in LAGS if lag <= n_frames // 2])
     every_nth = max(takewhile(lambda lag: shares[lag] <= STEP, shares), default=1)
-    lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), LAGS[-1])
-    steps = 10 * round(STEPS / 10 * math.sqrt(max(n_frames / lag, 4)))  # on JAX ten are taken at once
-    steps = min(steps, Config.steps)
-    shown = steps * Config.batch_size * Config.clip_len / n_frames
-    return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=shown > SHOWN, steps=steps), lag
+    lag = next((lag for lag, share in shares.items() if share >= INDEPENDENT), None)
+    measured = 10 * round(STEPS / 10 * math.sqrt(max(n_frames / (lag or LAGS[-1]), 4)))  # on JAX ten are taken at once
+    measured = min(measured, Config.steps)
+    augment = max(measured, steps) * per_step / n_frames > SHOWN
+    return dict(every_nth=min(every_nth, max(1, n_frames // 40)), augment=augment, steps=measured), lag
 
 
 def batches_per_epoch(n_frames, batch_size, clip_len, every_nth):
@@ -212,8 +214,8 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
     n_frames, shape, offset = len(frames), frames.shape, frames.offset
     n_places = n_frames - every_nth * (clip_len - 1)
     if n_places < 1:
-        raise UserError(f"{cache} holds {n_frames} frames and a clip takes {n_frames - n_places + 1}; "
-                        "add frames, or start a new run with a lower --every_nth or --clip_len")
+        raise UserError(f"the footage holds {n_frames} frames and a clip takes {n_frames - n_places + 1}; name "
+                        "a --data_dir with more, or start a new run with a lower --every_nth or --clip_len")
     per_epoch = batches_per_epoch(n_frames, batch_size, clip_len, every_nth)
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
 
@@ -327,7 +329,7 @@ def decode(path):
         with open(path, "rb", buffering=0) as file:
             data = file.read()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; make it readable, or remove it") from None
     jpeg, png = data.startswith(b"\xff\xd8"), data.startswith(b"\x89PNG")
     if data and not jpeg and not png and data[:4] + data[8:12] != b"RIFFWEBP":
         raise UserError(f"{path} is neither PNG, JPEG nor WebP, whatever its name; convert or remove it")

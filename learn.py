@@ -12,6 +12,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import dataclasses
+import difflib
 import inspect
 import itertools
 import math
@@ -37,8 +38,6 @@ OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insu
 
 def train(preset=None, resume=None, cache_dir=None, **values):
     """Train on the frames in --data_dir; simulate them where frames/ is empty, or a simulation was interrupted."""
-    if resume == "":
-        raise UserError("--resume needs the folder of a run; start a new one without it")
     run = Path(resume) if resume else None
     if values.get("max_minutes") and "steps" in values:
         raise UserError("--steps and --max_minutes both say when a run ends; give one of them")
@@ -64,10 +63,11 @@ def train(preset=None, resume=None, cache_dir=None, **values):
         raise UserError(f"the frames in {config.data_dir} are not those that {run} was trained on; bring those back, "
                         f"or train on others with --data_dir {quoted(config.data_dir)}")
     if not run:
-        measured, lag = data.suited(frames)
+        measured, lag = data.suited(frames, config.batch_size * config.clip_len, given.get("steps", 0))
         config = dataclasses.replace(config, **(measured | given))
-        say(f"{config.data_dir}: frames are independent after {lag} frames{' or more' * (lag == data.LAGS[-1])}; "
-            f"{config.every_nth} to a time step, {'with' if config.augment else 'without'} augmentation, "
+        lags = f"are independent after {lag} frames" if lag else "depend on each other over all lags measured"
+        say(f"{config.data_dir}: frames {lags}; {config.every_nth} to a time step, "
+            f"{'with' if config.augment else 'without'} augmentation, "
             + (f"{config.max_minutes:g} minutes" if config.max_minutes else f"{config.steps:,} training steps"))
     config = dataclasses.replace(config, footage=footage, fps=fps)
     # Of the rollout some 16 arrays of latents, of drawing the largest array of features.
@@ -112,13 +112,16 @@ def live(weights=None, seed=0, fps=None, grid="1x1"):
     window.show(frames, fps or sampler.config.fps, sampler.restart)
 
 
-def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, loop=False, out="out.png"):
+def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, loop=False, out=None, overwrite=False):
     """Write generated videos to a file: an animated picture that repeats, or a video file."""
     import video
 
     rows, columns = check_playing(seed, fps, grid)
     if duration > DAY:
         raise UserError(f"--duration {duration:g} is more than a day; take at most {DAY} seconds")
+    if out and os.path.lexists(out) and not overwrite:
+        raise UserError(f"{out} is there already; name another file with --out, or replace it with --overwrite")
+    out = out or "out.png"
     video.check(out, fps)
     sampler, tile = load_sampler(weights, rows * columns, seed)
     fps = fps or sampler.config.fps
@@ -227,8 +230,10 @@ def tell(record, data_dir):
         say(f"damaged or missing in {record['source']}: {sum(n for _, n in lost[9:])} more")
     x, y, side, _ = record["origin"].get("crop", (0, 0, 0, 0))
     part = f", of each the {side}x{side} pixels from {x},{y} on" if side else ""
+    size = record["origin"].get("img_size", Config.img_size)
     say(f"{data_dir} holds {record['n_frames']} frames of {record['source']}, {record['fps']:g} a second{part}; "
-        f"train on them with: python learn.py --data_dir={quoted(data_dir)}")
+        f"train on them with: python learn.py --data_dir={quoted(data_dir)}"
+        + f" --img_size {size}" * (size != Config.img_size))
 
 
 HYPER_PARAMETERS = [f for f in dataclasses.fields(Config) if f.metadata["flag"]]  # those of one group together
@@ -251,13 +256,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--mode", choices=MODES, default="train", help="what to do (default: train)")
 
     def error(self, message):
-        raise UserError(message)
+        """Raise UserError, also with the flag that one unknown was perhaps meant to be."""
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        known = {name.replace("_", "-"): name for name in self._option_string_actions}
+        alike = difflib.get_close_matches(unknown[1].replace("_", "-"), known, 1) if unknown else []
+        raise UserError(f"{message}; " + (f"perhaps {known[alike[0]]} is meant" if alike else
+                                          "see python learn.py --help"))
 
     def flag(self, group, name, help, measured=False, **options):
         """Add --name to `group`, its help completed by its default and by the modes that take it."""
         modes = [mode for mode in MODES if name in flags(mode)]
         default = flags(modes[0])[name]
-        notes = [f"also with --mode {', '.join(modes[1:])}"] if modes[1:] else []
+        notes = [f"with --mode {', '.join(modes)}"] if modes[1:] else []
         if isinstance(default, bool):
             options = dict(action=argparse.BooleanOptionalAction)
             default = "yes" if default else "no"
@@ -271,7 +281,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser():
     """The parser of the whole command line."""
     parser = Parser()
-    playing = parser.add_argument_group("what to play (--mode live, video, eval, export)")
+    playing = parser.add_argument_group("what to play")
     parser.flag(playing, "weights", "a prefix such as logs/20220104-213105/weights.180, or a run's folder, meaning "
                 "its newest weights; without it those of the newest run", metavar="PATH")
     parser.flag(playing, "fps", "frames shown a second, or taken of a video (--mode prepare); without it those of the "
@@ -279,18 +289,18 @@ def build_parser():
     parser.flag(playing, "grid", "play so many independent videos side by side: rows x columns", metavar="RxC")
     writing = parser.add_argument_group("writing a video (--mode video)")
     parser.flag(writing, "duration", "its length, in seconds", type=positive, metavar="X")
-    parser.flag(writing, "scale", "enlarge height and width by this factor, bicubically", type=whole, metavar="N")
+    parser.flag(writing, "scale", "enlarge height and width by this factor, bicubically", type=counting, metavar="N")
     parser.flag(writing, "loop", "fade its end into its beginning")
-    parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; of an export the folder, "
-                "page where it is not given",
-                metavar="PATH")
+    parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; without it out.png, "
+                "which is replaced; of an export the folder, without it page", metavar="PATH")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
     parser.flag(prepare, "video", "the footage: any video that ffmpeg reads", metavar="FILE")
     parser.flag(prepare, "crop", "the part to keep, in pixels of the picture as shown; of it, or without it of the "
                 "whole picture, the largest square in the middle is taken", type=rectangle, metavar="X,Y,W,H")
-    parser.flag(prepare, "overwrite", "replace the frames of another source, or the figures of a longer rollout")
+    parser.flag(prepare, "overwrite", "remove all images in --data_dir first, or replace the file --out, or the "
+                "figures of other footage or of a longer rollout")
     simulated = parser.add_argument_group("frames from a simulation (--mode simulate)")
-    parser.flag(simulated, "n_frames", "frames to simulate, 30 to the second", type=int, metavar="N")
+    parser.flag(simulated, "n_frames", "frames to simulate, 30 to the second", type=whole, metavar="N")
     training = parser.add_argument_group("training (--mode train)")
     parser.flag(training, "preset", "start from the hyper-parameters of the original model; flags given beside it win",
                 choices=PRESETS)
@@ -302,12 +312,13 @@ def build_parser():
         group = parser.add_argument_group(f"training: {name}")
         for f in fields:
             metavar = None if f.metadata["choices"] else {int: "N", float: "X", str: "PATH", bool: None}[f.type]
-            options = dict(type=f.type, choices=f.metadata["choices"], metavar=metavar)
+            read = {int: whole, float: number}.get(f.type, f.type)
+            options = dict(type=read, choices=f.metadata["choices"], metavar=metavar)
             parser.flag(group, f.name, f.metadata["help"], f.metadata["measured"], **options)
     return parser
 
 
-def reader(read, good, what):
+def reader(read, what, good=lambda _: True):
     """A function for argparse from a text to `read`(text), if that is `good`; it says that the text is not `what`."""
     def from_text(text):
         with suppress(ValueError):
@@ -318,10 +329,11 @@ def reader(read, good, what):
     return from_text
 
 
-positive = reader(float, lambda value: 0 < value < math.inf, "a positive number")
-whole = reader(int, lambda value: value > 0, "a positive whole number")
-rectangle = reader(lambda text: tuple(map(int, text.split(","))), lambda value: len(value) == 4,
-                   "four whole numbers X,Y,W,H")
+number, whole = reader(float, "a number"), reader(int, "a whole number")
+positive = reader(float, "a positive number", lambda value: 0 < value < math.inf)
+counting = reader(int, "a positive whole number", lambda value: value > 0)
+rectangle = reader(lambda text: tuple(map(int, text.split(","))), "four whole numbers X,Y,W,H",
+                   lambda value: len(value) == 4)
 
 
 @contextmanager
@@ -345,6 +357,8 @@ def quiet_imports():
                 import tensorflow as tf
 
                 tf.config.list_logical_devices()  # which writes messages too
+        except UserError:
+            raise
         except Exception:
             chatter.seek(0)
             os.write(screen, chatter.read())
@@ -364,10 +378,11 @@ def main(argv=None):
     mode = None
     try:
         given = vars(build_parser().parse_args(argv))
-        mode = given.pop("mode")
         for name, value in given.items():
-            if value == []:  # what argparse of Python 3.11 makes of --name=--
-                raise UserError(f"--{name} takes a value, not --")
+            if value in ([], ""):  # what argparse of Python 3.11 makes of --name=--, and what a shell of --name=$unset
+                raise UserError(f"--{name} takes a value, and was given {'--' if value == [] else 'an empty one'}")
+        mode = given.pop("mode")
+        for name in given:
             if name not in flags(mode):
                 used = " or ".join(f"--mode {other}" for other in MODES if name in flags(other))
                 raise UserError(f"--{name} has no effect in --mode {mode}; it is a flag of {used}")

@@ -145,7 +145,7 @@ def normals(stream, n):
     """The next n normal numbers, float32, of a NumPy bit generator.
 
     By the transform of Box and Muller (https://doi.org/10.1214/aoms/1177706645), which web/src/normals.js repeats: a
-    page shows the same video for the same seed.
+    page shows the same video for the same seed, where latents have an even size.
     """
     uniform = (stream.random_raw(n + n % 2).reshape(-1, 2) >> np.uint64(11)) / 2**53
     radius, angle = np.sqrt(-2 * np.log1p(-uniform[:, 0])), 2 * np.pi * uniform[:, 1]

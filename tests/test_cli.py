@@ -35,7 +35,7 @@ def test_help_names_every_mode_that_takes_a_flag(tmp_path):
         text = " ".join(line.split())
         if text.startswith("--"):
             name = re.match(r"--(\w+)", text)[1]
-            told = set(re.findall(r"\w+", group + " " + text.partition("also with --mode ")[2]))
+            told = set(re.findall(r"\w+", group + " " + text.partition("with --mode ")[2]))
             assert {mode for mode in MODES if name in flags(mode)} <= told, name
         else:
             group = "train" if text.startswith("training") else text
@@ -48,13 +48,18 @@ def test_help_names_every_mode_that_takes_a_flag(tmp_path):
     (["--mode=video", "--out=lamp.avi"], ".png, .apng, .gif, .webp, .mp4, .webm"),
     (["--mode=dance"], "--mode"),
     (["--bogus"], "--bogus"),
-    (["--mode=video", "--duration=--"], "--duration takes a value, not --"),
+    (["--mode=video", "--duration=--"], "--duration takes a value, and was given --"),
     (["--epoch=3"], "--epoch"),
     (["--steps=3", "--max_minutes=1"], "--steps and --max_minutes both say when a run ends"),
     (["--img_size=48"], "--img_size 48 is not a power of two"),
     (["--img_size=big"], "--img_size"),
     (["--mode=live", "--fps=0"], "--fps: 0 is not a positive number"),
-    (["--mode=eval", "--steps=0"], "--steps must be from 1 to 1e+09, not 0"),
+    (["--mode=eval", "--steps=0"], "--steps must be from 1 to 1000000000, not 0"),
+    (["--mode=--"], "--mode takes a value, and was given --"),
+    (["--mode=prepare", "--data_dir=", "--overwrite"], "--data_dir takes a value, and was given an empty one"),
+    (["--data-dir=x"], "--data-dir=x; perhaps --data_dir is meant"),
+    (["--img_size=64.5"], "--img_size: 64.5 is not a whole number"),
+    (["--gamma=x"], "--gamma: x is not a number"),
     (["--mode=video", "--duration=nan"], "--duration: nan is not a positive number"),
     (["--mode=video", "--seed=-1"], "--seed must be from 0"),
     (["--mode=video", "--grid=2"], "--grid: 2 is not rows x columns"),

@@ -50,7 +50,7 @@ def values_of(**changes):
 
 
 @pytest.mark.parametrize("text, complaint", [
-    ("", "JSON"), ("[1, 2]", "version"), ("{}", "no hyper-parameters"), (values_of(glow=1), "glow"),
+    ("", "JSON"), ("[1, 2]", "no hyper-parameters"), ("{}", "no hyper-parameters"), (values_of(glow=1), "glow"),
     (values_of(noise=-1), "noise"), (values_of(width="wide"), "width"), ("\xff", "JSON")])
 def test_refuses_a_file_of_another_kind(tmp_path, text, complaint):
     path = tmp_path / "config.json"

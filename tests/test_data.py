@@ -470,9 +470,11 @@ def test_footage_says_how_many_frames_make_a_step_and_whether_it_is_augmented(tm
     assert short == dict(every_nth=measured["every_nth"], augment=True, steps=10 * round(data.STEPS / 10 * 50**0.5))
     hour, _ = suited(np.tile(footage, (10, 1, 1, 1)))
     assert (hour["steps"], hour["augment"]) == (Config().steps, False), "the most"
+    assert data.suited(cache, 120, steps=10 * Config().steps)[0]["augment"], "if it shows each frame as often"
     assert suited(slow := footage.repeat(40, axis=0)[:800])[0]["every_nth"] == len(slow) // 40
     for still in np.zeros((300, 16, 16, 3), np.uint8), footage[:1], footage[:2]:
-        measured, _ = suited(still)
+        measured, lag = suited(still)
+        assert (lag is None) == (len(still) != 2), "at no lag are they independent"
         assert measured["every_nth"] >= 1 and measured["steps"] == 2 * data.STEPS
 
 

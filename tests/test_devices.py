@@ -18,7 +18,7 @@ import train
 from config import Config
 from devices import check_cluster, meet
 from files import UserError
-from helpers import PATIENCE, start, until
+from helpers import PATIENCE, learn, start, until
 
 
 def free_hosts(n):
@@ -107,6 +107,14 @@ def test_machines_that_were_started_differently_say_so(footage, flags):
 def test_says_what_tf_config_has_to_hold(value):
     with pytest.raises(UserError, match="TF_CONFIG"):
         check_cluster(value)
+
+
+def test_a_wrong_tf_config_is_told_in_a_sentence(footage, flags):
+    done = learn(footage, "--distribute=multiworker", *flags, env=os.environ | dict(TF_CONFIG="{}"))
+    assert done.returncode == 2
+    *bars, line = done.stderr.splitlines()
+    assert all(bar.startswith("reading frames:") for bar in filter(None, bars)), "nothing of TensorFlow's"
+    assert line.startswith("learn.py: --distribute multiworker wants the environment variable TF_CONFIG")
 
 
 def test_knows_machines_by_name_and_by_number():

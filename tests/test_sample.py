@@ -129,12 +129,23 @@ def test_videos_play_at_the_rate_of_the_footage(run, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | dict(fps=12.5)))
     shutil.copy(run / "weights.10.weights.h5", tmp_path)
     for flags, fps, count in ([], 12.5, 25), (["--fps=50"], 50, 100):
-        assert learn.main(["--mode=video", "--weights", str(tmp_path), "--duration=2", *flags, "--out",
+        assert learn.main(["--mode=video", "--weights", str(tmp_path), "--duration=2", *flags, "--overwrite", "--out",
                            str(tmp_path / "out.png")]) == 0
         with Image.open(tmp_path / "out.png") as png:
             assert png.n_frames == count
             png.seek(1)
             assert png.info["duration"] == pytest.approx(1000 / fps)
+
+
+def test_a_video_takes_the_place_of_a_file_only_where_asked(run, tmp_path, capsys):
+    film = tmp_path / "lamp.mp4"
+    film.write_bytes(b"footage")
+    flags = ["--mode=video", f"--weights={run}", f"--out={film}", "--duration=0.1"]
+    assert learn.main(flags) == 2
+    assert re.search(r"lamp\.mp4 is there already; .* --overwrite$", capsys.readouterr().err)
+    assert film.read_bytes() == b"footage"
+    assert learn.main([*flags, "--overwrite"]) == 0
+    assert film.read_bytes() != b"footage"
 
 
 # Under JAX: writes frames, then evaluates, and says whether TensorFlow was imported.

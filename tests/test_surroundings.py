@@ -134,7 +134,7 @@ def test_a_run_is_resumed_by_one_process_at_a_time(footage, small, monkeypatch):
 def test_an_empty_name_of_a_run_is_no_run(footage):
     done = learn(footage, "--resume=")
     assert done.returncode == 2
-    assert "--resume needs the folder of a run" in done.stderr
+    assert "--resume takes a value, and was given an empty one" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling", "loop"])
