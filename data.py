@@ -178,7 +178,7 @@ def suited(cache, per_step=Config.batch_size * Config.clip_len, steps=0):
     `every_nth`: the largest lag up to which the distance of frames is at most STEP of that of independent ones, so that
     a step is about the same change, whatever the footage; at least 1, and at most a fortieth of the footage. `lag`: the
     smallest one at which that share is INDEPENDENT; None where none is, of LAGS and of at most half of the footage.
-    `steps`, in tens: the fewer independent frames there are, the sooner the networks learn them by heart. `augment`:
+    `steps`, in tens: the fewer independent frames there are, the sooner the networks memorise them. `augment`:
     whether so many steps, or the `steps` given, show each frame more than SHOWN times. Distances: `lag_distances`.
     """
     n_frames = len(np.load(cache, mmap_mode="r", allow_pickle=False))

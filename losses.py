@@ -86,16 +86,16 @@ def chains_normality(outputs):
     """Normality of each coordinate across chains, at each step, and no correlation between coordinates.
 
     outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 / 10 + (kurtosis - 3)^2 / 100 across B, and
-    a tenth of the sum of a coordinate's squared covariances across B with all others, averaged over T and Z. Higher
+    a tenth of the sum of a coordinate's squared correlations across B with all others, averaged over T and Z. Higher
     moments are noisier, hence their smaller weights. Pooled moments stay normal where all chains run through one limit
-    cycle; those across chains do not. Variance and covariance terms as in VICReg, Bardes et al. 2022,
-    https://arxiv.org/abs/2105.04906
+    cycle; those across chains do not. Terms as in VICReg, Bardes et al. 2022, https://arxiv.org/abs/2105.04906, but for
+    correlations in place of covariances: these are never 0 in few chains, and shrink with the deviation.
     """
     mean, std, skewness, kurtosis = moments(outputs, axis=0)
     normality = mean**2 + (std - 1) ** 2 + 0.1 * skewness**2 + 0.01 * (kurtosis - 3) ** 2
-    steps = ops.transpose(outputs - mean, (1, 2, 0))  # [T, Z, B]
-    covariance = ops.matmul(steps, ops.swapaxes(steps, 1, 2)) / outputs.shape[0]
-    others = ops.square(covariance * (1 - ops.eye(covariance.shape[-1])))
+    steps = ops.transpose((outputs - mean) / std, (1, 2, 0))  # [T, Z, B]
+    correlation = ops.matmul(steps, ops.swapaxes(steps, 1, 2)) / outputs.shape[0]
+    others = ops.square(correlation * (1 - ops.eye(correlation.shape[-1])))
     return ops.mean(normality) + 0.1 * ops.mean(ops.sum(others, axis=-1))
 
 

@@ -111,8 +111,14 @@ def test_chains_normality_of_each_moment():
 
 
 def test_chains_normality_of_correlated_coordinates():
-    alike = np.repeat(NORMAL[..., :1], 8, axis=-1)  # each covariance 1: seven others a row, a tenth each
+    alike = np.repeat(NORMAL[..., :1], 8, axis=-1)  # each correlation 1: seven others a row, a tenth each
     assert value(losses.chains_normality(alike)) == pytest.approx(0.7, abs=0.05)
+
+
+def test_chains_normality_of_few_chains_is_least_at_a_deviation_of_1():
+    few = np.random.default_rng(0).standard_normal((256, 20, 64), "float32")
+    values = [value(losses.chains_normality(few * deviation)) for deviation in np.float32([0.95, 0.98, 1, 1.02, 1.05])]
+    assert np.argmin(values) == 2
 
 
 def test_only_chains_normality_sees_chains_at_the_same_state():
