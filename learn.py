@@ -290,7 +290,7 @@ def build_parser():
     writing = parser.add_argument_group("writing a video (--mode video)")
     parser.flag(writing, "duration", "its length, in seconds", type=positive, metavar="X")
     parser.flag(writing, "scale", "enlarge height and width by this factor, bicubically", type=counting, metavar="N")
-    parser.flag(writing, "loop", "fade its end into its beginning")
+    parser.flag(writing, "loop", "fade its end into its beginning; --duration is rounded to time steps, at least two")
     parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; without it out.png, "
                 "which is replaced; of an export the folder, without it page", metavar="PATH")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
