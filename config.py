@@ -138,7 +138,8 @@ class Config:
 
     @classmethod
     def load(cls, path):
-        """Read what `save` wrote; a hyper-parameter that was added since has its default.
+        """Read what `save` wrote; a hyper-parameter that was added since has its default, but `light`, which older
+        weights have none of.
 
         Raises:
             UserError: the file is missing, is not JSON, or holds other keys or values than this class's.
@@ -160,7 +161,7 @@ class Config:
                 "no hyper-parameters"
             raise UserError(f"{path} holds {holds}; restore it from the run that wrote the weights")
         try:
-            return cls(**values)
+            return cls(**({"light": False} | values))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
