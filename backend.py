@@ -57,7 +57,7 @@ class TensorFlow:
         self.tf, self.strategy = tf, devices.make_strategy(distribute)
         mine = self.strategy.experimental_distribute_values_from_function(lambda here: here.replica_id_in_sync_group)
         self.replicas = [int(i) for i in self.strategy.experimental_local_results(mine)]  # this machine's devices
-        # count: parts of a batch that are computed apart; devices: what they have to divide among.
+        # count: parts of a batch that are computed apart; devices: --batch_size has to be a multiple of it.
         self.count = self.devices = self.strategy.num_replicas_in_sync
         self.gone = devices.GONE
 

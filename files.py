@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PART = re.compile(r"\.(.+)\.[\w-]+\.part(?:\..+)?", re.DOTALL)  # what `replacing` writes to: of which file
+PART = re.compile(r"\.(.+)\.[\w-]+\.part(?:\..+)?", re.DOTALL)  # a hidden file of `replacing`: it becomes group 1
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 

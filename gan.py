@@ -210,7 +210,9 @@ class GAN:
         return transition.roll(normals, transition.initial(normals[:, -1]))[0]
 
     def samples(self, steps):
-        """New chains of the averaged weights at some steps: latents [chains, S, Z] and frames [SAMPLES, S, H, W, 3]."""
+        """New chains of the averaged weights at the S `steps`: latents [chains, S, Z], and frames [N, S, H, W, 3] of
+        the first of them, at most SAMPLES.
+        """
         config = self.config
         normals = np.random.default_rng(config.seed).standard_normal(
             (config.n_chains, config.seq_len, config.latent_size), np.float32)

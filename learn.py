@@ -29,9 +29,10 @@ from files import STOPS, UserError, check_folder, guard_streams, handling, print
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 DAY = 86_400  # seconds
-LESS = dict(train="lower --batch_size, --seq_len, --clip_len, --width or --img_size, or raise --accumulate",
-            live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
-            simulate="lower --img_size", eval="take weights of a smaller --img_size, or a larger machine")  # memory
+LESS_MEMORY = dict(
+    train="lower --batch_size, --seq_len, --clip_len, --width or --img_size, or raise --accumulate",
+    live="lower --grid", video="lower --grid, --scale or --duration", prepare="lower --img_size",
+    simulate="lower --img_size", eval="take weights of a smaller --img_size, or a larger machine")
 CHANGEABLE = "data_dir", "steps", "max_minutes", "save_every", "accumulate", "distribute"  # on --resume
 OUT_OF_MEMORY = "MemoryError|bad_alloc|RESOURCE_EXHAUSTED|ResourceExhausted|Insufficient memory|Cannot allocate memory"
 
@@ -72,7 +73,7 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     config = dataclasses.replace(config, footage=footage, fps=fps)
     # Of the rollout some 16 arrays of latents, of drawing the largest array of features.
     check_memory(config.n_chains * config.seq_len * config.latent_size * 16 + config.batch_size // config.accumulate
-                 * config.clip_len * config.img_size**2 * config.width, LESS["train"])
+                 * config.clip_len * config.img_size**2 * config.width, LESS_MEMORY["train"])
     with quiet_imports():
         import backend
         import train
@@ -150,7 +151,7 @@ def evaluate(weights=None, data_dir=None, cache_dir=None, seed=0, steps=1_000_00
     with quiet_imports():
         import evaluate
     clips = min(evaluate.CLIPS, len(data.images(data_dir)))
-    check_memory(95 * clips * config.img_size**2, LESS["eval"])  # measured: 12.7 GB at 128x128 pixels
+    check_memory(95 * clips * config.img_size**2, LESS_MEMORY["eval"])  # measured: 12.7 GB at 128x128 pixels
     evaluate.evaluate(prefix, frames, seed, steps, overwrite)
     say(f"see also {prefix.with_name('eval.json')}, {prefix.name}.clips.png and {prefix.name}.endurance.png there")
 
@@ -167,8 +168,8 @@ def export(weights=None, out="page"):
     with quiet_imports():
         import export
     difference = export.export(prefix, out)
-    say(f"{out} holds the model, equal to TensorFlow's within {difference:.0e}; watch it with: python -m http.server "
-        f"--directory {quoted(out)}, at http://localhost:8000")
+    say(f"{out} holds the model, its latents equal to TensorFlow's within {difference:.0e}; watch it with: "
+        f"python -m http.server --directory {quoted(out)}, at http://localhost:8000")
 
 
 def check_playing(seed, fps, grid):
@@ -195,7 +196,7 @@ def load_sampler(weights, n, seed):
 
     prefix = checkpoints.find_weights(weights)
     config = Config.load(prefix.with_name("config.json"))
-    check_memory(n * config.img_size**2 * max(3, config.width // 2), LESS["live"])
+    check_memory(n * config.img_size**2 * max(3, config.width // 2), LESS_MEMORY["live"])
     say(f"playing {prefix}")
     with quiet_imports():
         import sample
@@ -400,7 +401,7 @@ def explained(error, mode):
     if isinstance(error, UserError):
         return str(error)
     if re.search(OUT_OF_MEMORY, f"{type(error).__name__} {error}"):
-        return f"out of memory; {LESS.get(mode, 'end other programs, or take a larger machine')}"
+        return f"out of memory; {LESS_MEMORY.get(mode, 'end other programs, or take a larger machine')}"
     if isinstance(error, ImportError):
         return (f"{error}; see what requirements.txt names, or on JAX requirements-jax.txt, and that OpenCV finds the "
                 "libraries it wants (on Debian: apt install libgl1 libglib2.0-0 libxcb1)")

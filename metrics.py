@@ -12,7 +12,8 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 # Of the sliced Wasserstein distance, as Karras et al. 2018 have it, but for a sixteenth of their projections: more
-# change neither the values nor their spread. Fewer patches would: distances grow, and their multiples come nearer to 1.
+# change neither the values nor their spread. With fewer patches distances grow, and multiples of the floor come nearer
+# to 1.
 PATCH_SIZE, PATCHES, PROJECTIONS = 7, 128, 32
 COARSEST = 16  # pixels of the last level of a pyramid
 

@@ -80,7 +80,10 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
 def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
     """Write `n_frames` frames of the simulated lamp to `data_dir`, just as `prepare` writes those of a video.
 
-    Args, returns and raises as `prepare`; `seed` picks the lamp.
+    `seed` picks the lamp. Returns what frames.json says.
+
+    Raises:
+        UserError: `n_frames` is out of bounds; or as `write`.
     """
     import simulator
 
@@ -95,7 +98,12 @@ def simulate(n_frames, data_dir, img_size, seed, overwrite=False):
 def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()):
     """Write `frames` (uint8 BGR) and the record of their `origin` to `data_dir`, as `prepare` describes.
 
-    `expected`: about how many, for the progress bar. `lost`: complete once `frames` have ended.
+    `expected`: about how many, for the progress bar. `lost`: complete once `frames` have ended. Returns what
+    frames.json says.
+
+    Raises:
+        UserError: the folder holds other images and not `overwrite`, or cannot be written to, or is written to by
+            another process.
     """
     data_dir = Path(data_dir)
     check_folder(data_dir)

@@ -73,6 +73,10 @@ def train(config, frames, run=None, backend=None):
         """The share of the run that is done, 0..1: by the clock where --max_minutes is given, else by steps."""
         return min(1.0, seconds / (60 * config.max_minutes) if config.max_minutes else step / config.steps)
 
+    def passed(interval):
+        """Whether the last steps, from `before` to `step`, reached or passed a multiple of `interval`."""
+        return step // interval > before // interval
+
     with ExitStack() as held:
         if run and chief:
             held.enter_context(lock(run, "training in"))
@@ -115,10 +119,6 @@ def train(config, frames, run=None, backend=None):
             before, step = step, step + at_once
             if not chief:
                 continue
-
-            def passed(interval, before=before, step=step):
-                return step // interval > before // interval
-
             show(bar, progress(step), step, metrics[-1])
             points = curves(metrics[-1], rates[-1]) if passed(LOG_EVERY) else []
             points += samples(gan) if passed(SAMPLE_EVERY) else []
