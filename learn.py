@@ -50,7 +50,8 @@ def train(preset=None, resume=None, cache_dir=None, **values):
     noted = data.record(config.data_dir)
     asked = dict(img_size=config.img_size, seed=config.seed)
     if interrupted := noted and not noted["complete"] and noted["origin"].get("kind") == "simulation":
-        asked |= {name: noted["origin"][name] for name in ("n_frames", *asked) if name in noted["origin"]}
+        asked |= {name: noted["origin"][name] for name in ("n_frames", *asked)
+                  if name in noted["origin"] and name not in given}
     if run and not data.images(config.data_dir):
         raise UserError(f"{config.data_dir} holds none of the frames that {run} was trained on; name their folder with "
                         "--data_dir")

@@ -111,7 +111,10 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
         data_dir.mkdir(parents=True, exist_ok=True)
         with lock(data_dir, "writing frames to"):
             old, noted = images(data_dir), record(data_dir)
-            ours = noted.get("origin") == origin and all(re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
+            kinds = {kind.get("kind") for kind in (noted.get("origin", {}), origin)}
+            partial = kinds == {"simulation"} and not noted["complete"]  # which anyone can have again
+            ours = (noted.get("origin") == origin or partial) and all(
+                re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
             if not overwrite:
                 if not ours and (old or (os.path.lexists(data_dir / RECORD) and not noted)):
                     raise UserError(f"{data_dir} holds other images{' of ' + noted['source'] if noted else ''}; "

@@ -233,16 +233,17 @@ def test_an_empty_folder_gets_a_simulated_lamp(tmp_path, flags):
     assert process.returncode == 143
 
 
-def test_an_interrupted_simulation_goes_on_as_it_was_asked_for(tmp_path, flags):
+@pytest.mark.parametrize("given", [{}, dict(img_size=16), dict(img_size=16, seed=8)])
+def test_an_interrupted_simulation_goes_on_as_it_was_asked_for(tmp_path, given):
     record = tmp_path / "frames" / data.RECORD
     prepare.simulate(3, record.parent, 32, 7)
     whole = json.loads(record.read_text())
     record.write_text(json.dumps(whole | dict(complete=False, n_frames=None)))
-    done = learn(tmp_path, *flags)
+    done = learn(tmp_path, *(f"--{name}={value}" for name, value in given.items()), "--every_nth=2")
     assert done.returncode == 2
     assert "3 frames and a clip takes 5" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "logs").exists()
-    assert json.loads(record.read_text()) == whole
+    assert json.loads(record.read_text()) == whole | dict(origin=whole["origin"] | given)
 
 
 @pytest.mark.parametrize("extra, complaint", [
