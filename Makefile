@@ -1,5 +1,6 @@
 # Each command sets up all it needs in .venv, once.
 PYTHON ?= python3
+SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 ARGS ?=
 
 .PHONY: live video train test bench web
@@ -15,16 +16,19 @@ bench: .venv/runtime  ## what training and playing cost on this machine
 	.venv/bin/python benchmarks/bench.py
 
 .venv/runtime: requirements.txt
-	test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
-	.venv/bin/pip install --quiet -r requirements.txt
+	@.venv/bin/python -c "import pip; $(SUPPORTED)" 2>/dev/null || \
+		if $(PYTHON) -c "$(SUPPORTED)"; then $(PYTHON) -m venv --clear .venv; else \
+		echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; \
+		exit 1; fi
+	.venv/bin/python -m pip install --quiet -r requirements.txt
 	@# OpenCV with windows wants libraries of a desktop; on a machine without them, one without windows will do.
 	.venv/bin/python -c "import cv2" 2>/dev/null || { \
-		.venv/bin/pip uninstall --quiet --yes opencv-python opencv-python-headless \
-		&& .venv/bin/pip install --quiet opencv-python-headless; }
+		.venv/bin/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless \
+		&& .venv/bin/python -m pip install --quiet opencv-python-headless; }
 	touch $@
 
 .venv/testing: .venv/runtime requirements-test.txt
-	.venv/bin/pip install --quiet -r requirements-test.txt
+	.venv/bin/python -m pip install --quiet -r requirements-test.txt
 	touch $@
 
 web: web/dist/index.html  ## the page that plays an export in a browser; takes Node.js

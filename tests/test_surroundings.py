@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import learn as program
 import train
 from config import Config
 from files import UserError
-from helpers import command, learn, run_of, start, until
+from helpers import ROOT, command, learn, run_of, start, until
 
 
 @pytest.mark.slow
@@ -325,3 +326,14 @@ def test_a_signal_within_the_imports_ends_in_silence(run, number):
     process.send_signal(number)
     assert process.communicate() == ("", "")
     assert process.returncode == 128 + number
+
+
+def test_make_wants_a_python_that_the_requirements_take(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.txt").touch()
+    (tmp_path / "python").write_text(f'#!/bin/sh\n{sys.executable} -c "import sys; sys.version_info = 3, 10; $2"\n')
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(["make", "train", "PYTHON=./python"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("./python is not Python 3.11, 3.12 or 3.13; name one: make train PYTHON=")
+    assert not (tmp_path / ".venv").exists()
