@@ -106,14 +106,13 @@ def command_line(rng):
 
 
 def main(cases, seed):
-    """Run so many cases in a new folder; prints what came of them by kind, and those that went wrong."""
+    """Run so many cases in the current folder, an empty one; prints how they ended, by kind, and those gone wrong."""
     with learn.quiet_imports():
         import train
         import video
         from models import VideoModel
     train.train = lambda *_: (None, None)  # command lines only begin what they ask for
     video.write = lambda frames, *_: next(frames) is None
-    os.chdir(tempfile.mkdtemp())
     os.environ["XDG_CACHE_HOME"] = os.path.abspath("cache")
     rng, counts, wrong = random.Random(seed), Counter(), 0
     for folder in "frames", "run":
@@ -165,4 +164,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("cases", type=int, nargs="?", default=1000)
     parser.add_argument("seed", type=int, nargs="?", default=0)
-    main(**vars(parser.parse_args()))
+    given = vars(parser.parse_args())
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        main(**given)

@@ -34,7 +34,8 @@ def child(*command):
     """What a Python program prints, or None where it fails, as by running out of memory."""
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        print(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        *_, reason = "it was killed", *done.stderr.strip().splitlines()
+        print(f"{' '.join(command)}: {reason}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -8,6 +8,7 @@ until the next run. Processes are forked from this one, TensorFlow imported and 
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -102,9 +103,8 @@ def check():
 
 
 def main(kills, seed):
-    """Kill so many processes, each job in turn; prints what was found."""
+    """Kill so many processes, each job in turn, in the current folder; prints what was found."""
     rng, counts, wrong, usual = random.Random(seed), Counter(), [], {}
-    os.chdir(tempfile.mkdtemp())
     assert ended(begin(["--mode=simulate", "--n_frames=60", "--img_size=16"]), 600) == 0
     assert ended(begin(["--data_dir=frames", *SMALL, "--steps=1"]), 600) == 0
     next(Path("logs").iterdir()).rename("run")
@@ -135,4 +135,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kills", type=int, nargs="?", default=200)
     parser.add_argument("seed", type=int, nargs="?", default=0)
-    main(**vars(parser.parse_args()))
+    given = vars(parser.parse_args())
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        main(**given)

@@ -123,7 +123,7 @@ def measure(config, repeat, unrolled):
         ours.train(real, np.full(n, config.learning_rate))  # which waits for the metrics, so for the device
         times.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return dict(device=backend.describe(), first=times[0], steps=[seconds / n for seconds in times[1:]], memory=memory,
                 device_memory=device_memory(), gflop=gflop(ours, real[0]) if config.distribute == "none" else None)
 
