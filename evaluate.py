@@ -94,11 +94,11 @@ def evaluate(prefix, cache, seed, steps, overwrite=False):
     known = entries(path)  # first, so that an error there comes before the long work
     check_folder(prefix.parent)
     stretches = max(SAMPLES, round(steps / STRETCH))
-    before, digest = known.get(prefix.name, {"steps": 0}), data.digest(cache)
-    if before["steps"] > stretches * STRETCH and not overwrite:
+    before, digest = known.get(prefix.name), data.digest(cache)
+    if before and before["steps"] > stretches * STRETCH and not overwrite:
         raise UserError(f"{path} holds the figures of {before['steps']:,} steps; give --steps as many, "
                         "or --overwrite to replace them")
-    if before.get("footage", digest) != digest and not overwrite:
+    if before and before.get("footage") != digest and not overwrite:
         raise UserError(f"{path} holds the figures of other footage; keep a copy, and give --overwrite to replace them")
     config, model = load(prefix)
     footage = np.load(cache, mmap_mode="r", allow_pickle=False)
@@ -220,7 +220,8 @@ class Rollout:
         new = (next(self.latents([seed, i, 2], 1)) for i in range(SAMPLES * PER_SAMPLE))
         self.early = [np.concatenate(list(islice(new, PER_SAMPLE))) for _ in range(SAMPLES)]
         late, self.end = list(late), late[-1]
-        self.late = [np.concatenate(late[i::SAMPLES] or late[-1:]) for i in range(SAMPLES)]
+        self.late = [np.stack(late[i::SAMPLES] or late[-1:], axis=1).reshape(-1, STRETCH, self.size)
+                     for i in range(SAMPLES)]  # a video's own stretches side by side, as diversity wants
         self.all, self.first, self.distances = np.stack(all_moments), np.stack(first_moments), np.stack(distances)
         longest = min(CYCLES["longest"], len(last) * STRETCH // 2)
         self.autocorrelation = np.stack([metrics.autocorrelation(video, longest)

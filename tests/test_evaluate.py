@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import data
 import evaluate
 import metrics
 from evaluate import FIGURES, VIDEOS, Reference, Rollout, figure, is_good, latent_figures
@@ -208,7 +209,7 @@ def test_samples_are_of_videos_and_times_of_their_own():
         assert [sample.shape for sample in samples] == 3 * [(4 * VIDEOS, 1000, 64)]
         assert len(np.unique(np.concatenate(samples)[:, 0], axis=0)) == 12 * VIDEOS
     last = list(rollout.latents([0, 0, 3], 24))[-12:]
-    begun = [sample[i * VIDEOS, 0, 0] for sample in rollout.late for i in range(4)]
+    begun = [sample[i, 0, 0] for sample in rollout.late for i in range(4)]  # the first video's in a row
     assert sorted(begun) == sorted(latents[0, 0, 0] for latents in last)
 
 
@@ -291,17 +292,18 @@ def test_eval_from_the_command_line(run, tmp_path):
 
 @pytest.mark.parametrize("kept, steps, refused", [(4000, 3400, True), (4000, 3600, False), (3000, 1, False)])
 def test_figures_of_a_longer_rollout_are_kept(copy, kept, steps, refused):
-    text = json.dumps({copy.name: dict(steps=kept)})
-    copy.with_name("eval.json").write_text(text)
     np.save(copy.with_name("frames.npy"), discs(12, 16))
+    text = json.dumps({copy.name: dict(steps=kept, footage=data.digest(copy.with_name("frames.npy")))})
+    copy.with_name("eval.json").write_text(text)
     with pytest.raises(UserError, match="the figures of 4,000 steps; give --steps as many, or --overwrite" if refused
                        else "12 frames are too few"):  # which is found out after that
         evaluate.evaluate(copy, copy.with_name("frames.npy"), 0, steps)
     assert copy.with_name("eval.json").read_text() == text
 
 
-def test_figures_of_other_footage_are_kept(copy):
-    text = json.dumps({copy.name: dict(steps=3000, footage="another")})
+@pytest.mark.parametrize("noted", [dict(footage="another"), {}])
+def test_figures_of_other_footage_are_kept(copy, noted):
+    text = json.dumps({copy.name: dict(steps=3000) | noted})
     copy.with_name("eval.json").write_text(text)
     np.save(copy.with_name("frames.npy"), discs(12, 16))
     with pytest.raises(UserError, match=r"the figures of other footage; .* --overwrite"):
