@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +67,15 @@ def export(prefix, out):
                  memory_size=transition.state_size[1], burn_in_steps=BURN_IN_STEPS, crossfade_steps=CROSSFADE_STEPS,
                  fps=config.fps)
     out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as parts:  # all are written before one gets its name, model.json, entered last, as the first
+    # All are written before one gets its name, those that are entered first as the last. While model.json is missing
+    # the page plays nothing, rather than a mixture of two models.
+    with ExitStack() as parts:
+        parts.enter_context(replacing(out / "model.json")).write_text(json.dumps(about, indent=2) + "\n")
         for file in PAGE.iterdir():
             shutil.copyfile(file, parts.enter_context(replacing(out / file.name)))
-        for name, content in {"transition.onnx": transition_onnx, "generator.onnx": generator_onnx,
-                              "model.json": json.dumps(about, indent=2).encode() + b"\n"}.items():
-            parts.enter_context(replacing(out / name)).write_bytes(content)
+        parts.enter_context(replacing(out / "generator.onnx")).write_bytes(generator_onnx)
+        parts.enter_context(replacing(out / "transition.onnx")).write_bytes(transition_onnx)
+        (out / "model.json").unlink(missing_ok=True)
     return latent_difference
 
 
@@ -87,18 +90,10 @@ def check(out):
         raise UserError(f"the page that plays the model is not built yet; build it with: make web (looked in {PAGE})")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder")
-    held = [file for file in out.iterdir() if not PART.fullmatch(file.name)] if out.is_dir() else []
-    if held and not exported(out):
+    held = [file.name for file in out.iterdir() if not PART.fullmatch(file.name)] if out.is_dir() else []
+    if held and "transition.onnx" not in held:  # which an export, also one that is killed, puts there first
         raise UserError(f"--out {out} holds other things; name a new folder")
     check_folder(out)
-
-
-def exported(out):
-    """Whether the folder `out` holds an export: its model.json is one of ours."""
-    about = None
-    with suppress(OSError, ValueError, RecursionError):
-        about = json.loads((out / "model.json").read_text())
-    return isinstance(about, dict) and "burn_in_steps" in about
 
 
 def convert(function):

@@ -90,9 +90,22 @@ def test_export_refuses_what_it_should(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be written to"):
         export.check(tmp_path / "full" / "index.html" / "page")
     export.export(run / "weights.10", tmp_path / "out")
-    export.export(run / "weights.10", tmp_path / "out")  # again, over what it wrote
-    assert {file.name for file in (tmp_path / "out").iterdir()} == \
-        {"index.html", "model.json", "transition.onnx", "generator.onnx"}
+    exported = {"index.html", "model.json", "transition.onnx", "generator.onnx"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == exported
+    replace = os.replace
+
+    def interrupted(part, path):
+        if path.name == "generator.onnx":
+            raise KeyboardInterrupt
+        replace(part, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export.export(run / "weights.10", tmp_path / "out")
+    assert not (tmp_path / "out" / "model.json").exists(), "no mixture of two models plays"
+    export.export(run / "weights.10", tmp_path / "out")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == exported
 
 
 def test_a_model_that_differs_is_not_exported(run, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ const GRID = 12; // videos in a grid
 const AHEAD = 3; // steps of frames made before they are shown, at least
 const BUFFER = 0.2; // seconds of frames made before they are shown, at least
 const RATE = 60; // frames made for a second of video, whatever the footage's rate and the speed
+const FEWEST = 4; // the same, where the machine is slow
 const LARGEST_STEP = 2 ** 25; // bytes of the frames of a step: at a low speed there are many
 const NOTE = 2500; // ms that a note is shown
 const IDLE = 3000; // ms without input after which the bar is hidden
@@ -28,7 +29,8 @@ let count = Math.min(whole(address.get("videos")) || 1, 2 * GRID);
 let pace = 0; // presses of faster less those of slower
 let speed = 1; // 1.25 to the power of it
 let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
-let made = RATE; // half of it where the machine is too slow
+let made = RATE; // a half, a quarter ... of it where the machine is too slow
+let cost = 0; // ms that a step lately took to make
 /** @type {import("./sample.js").Config | undefined} */
 let config;
 /** @type {{pixels: Uint8ClampedArray<ArrayBuffer>, n: number}[]} */
@@ -89,18 +91,19 @@ function receive({ data }) {
   if (data.kind === "failed") return fail(`The model cannot be loaded or run: ${data.reason}.`);
   if (data.kind === "begun") {
     // Of what was asked before, all is answered by now.
-    [config, steps, place, shown] = [data.config, [], 0, -1];
+    [config, steps, place, shown, cost] = [data.config, [], 0, -1, 0];
     resize();
   } else if (data.kind === "frames") {
     asked -= 1;
     if (!config || data.pixels.length !== data.n * count * config.img_size ** 2 * 4) return; // of the videos before
     steps.push(data);
     // Where generating takes over half of the time, half as many frames are made, so that a phone does not get so hot.
-    const share = (data.milliseconds * speed * config.fps) / config.every_nth / 1000;
+    cost += (data.milliseconds - cost) / 4;
+    const share = (cost * speed * config.fps) / config.every_nth / 1000;
     slow = share > 1 / 2 ? slow + 1 : 0;
     quick = share < 1 / 8 ? quick + 1 : 0;
-    if (slow > 5) made = RATE / 2;
-    else if (quick > 50) made = RATE;
+    if (slow > 5) [made, slow] = [Math.max(made / 2, FEWEST), 0];
+    else if (quick > 50) [made, quick] = [Math.min(made * 2, RATE), 0];
   }
 }
 
@@ -116,7 +119,7 @@ function refresh(now) {
   const n = Math.max(1, Math.min(Math.round(made / rate), most));
   while (asked + steps.length < ahead) ask({ kind: "advance", n });
   if (!steps.length) return;
-  if (!paused) place += passed * rate;
+  if (!paused) place += passed * Math.min(rate, 1000 / cost); // evenly, where steps come more slowly than they should
   for (; place >= 1 && steps.length > 1; place -= 1, shown = -1) steps.shift();
   place = Math.min(place, 0.999); // wait, where the next step is not there yet
   const frame = Math.floor(place * steps[0].n);
