@@ -148,15 +148,13 @@ def newest(run, kind):
 
 def find_weights(path=None, logs="logs"):
     """The prefix of the weights meant by `path`: a prefix, a file, or a run's folder, meaning its newest weights; None
-    means those of the newest run in `logs` or, where there is no such folder, in that beside this file.
+    means those of the newest run in `logs` or, where there are none, in that beside this file.
 
     Raises:
         UserError: there are no such weights.
     """
     if path is None:
-        if not os.path.lexists(logs) and SHIPPED.is_dir():
-            logs = SHIPPED
-        found = newest_of_all(logs)
+        found = newest_of_all(logs) or newest_of_all(SHIPPED)
         if not found:
             raise UserError(f"{logs} holds no trained weights; train some first with: python learn.py")
         return found

@@ -192,11 +192,13 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
     assert (tmp_path / "file").read_text() == "slow"
 
 
-def test_weights_are_played_from_beside_the_program_where_there_are_no_logs(run, tmp_path, monkeypatch):
+def test_weights_are_played_from_beside_the_program_where_there_are_none(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "SHIPPED", run.parent)
     assert checkpoints.find_weights() == run / "weights.10"
-    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "20220106-000000").mkdir(parents=True)  # of a run that was stopped early
+    assert checkpoints.find_weights() == run / "weights.10"
+    monkeypatch.setattr(checkpoints, "SHIPPED", tmp_path / "logs")
     with pytest.raises(UserError, match="logs holds no trained weights"):
         checkpoints.find_weights()
 
