@@ -118,8 +118,8 @@ class TensorFlow:
         numbers = self.strategy.run(
             lambda: self.tf.distribute.get_replica_context().all_gather(self.tf.identity(number), axis=0))
         if len(set(self.local(numbers))) > 1:
-            raise UserError("the machines of this run were not started alike; give each the same flags, and to resume "
-                            "the same folder")
+            raise UserError("the machines of this run were not started alike; give each the same flags and the same "
+                            "frames, with their frames.json, and to resume the same folder")
 
     def place(self, tree):
         """A nested structure of arrays as each device holds it."""

@@ -90,10 +90,12 @@ class Config:
                                  high=1)
     ema: float = param(0.998, "largest decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps; a run that measures them takes at most 4000. With --mode eval: time "
-                             "steps of the rollout, in thousands, at least 3000; without it 1000000",
+    steps: int = param(4000, "training steps, counted from the beginning of a run that is resumed; a run that measures "
+                             "them takes at most 4000. With --mode eval: time steps of the rollout, at least 3000, "
+                             "rounded to thousands; without it 1000000",
                        group="optimisation", low=1, high=10**9, measured=True)
-    max_minutes: float = param(0.0, "minutes to train, in place of --steps; 0: --steps ends the run",
+    max_minutes: float = param(0.0, "minutes to train, in place of --steps, counted from the beginning of a run that "
+                                    "is resumed; 0: --steps ends the run",
                                group="optimisation", low=0, high=1e6)
     save_every: int = param(400, "training steps between two sets of weights for playing; the state to resume from is "
                                 "saved with them, and every five minutes", group="optimisation", low=1, high=10**9)

@@ -26,7 +26,8 @@ from pathlib import Path
 from config import PRESETS, Config
 from files import STOPS, UserError, check_folder, guard_streams, handling, printable, quoted, say
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+COMMAND = f"KERAS_BACKEND={BACKEND} python learn.py" if BACKEND != "tensorflow" else "python learn.py"
 
 DAY = 86_400  # seconds
 LESS_MEMORY = dict(
@@ -82,10 +83,11 @@ def train(preset=None, resume=None, cache_dir=None, **values):
         engine = backend.make_backend(config.distribute)
     run, received = train.train(config, frames, run, engine)
     if received:
-        say(f"stopped; go on with: python learn.py --resume {quoted(run)}" if run else "stopped")
+        cache = f" --cache_dir {quoted(cache_dir)}" if cache_dir else ""
+        say(f"stopped; go on with: {COMMAND} --resume {quoted(run)}{cache}" if run else "stopped")
         sys.exit(128 + received)
     if run:
-        say(f"done; watch it with: python learn.py --weights {quoted(run)} --mode live")
+        say(f"done; watch it with: {COMMAND} --weights {quoted(run)} --mode live")
 
 
 def resumed(run, preset, values):
@@ -139,6 +141,8 @@ def video(weights=None, seed=0, fps=None, grid="1x1", duration=30.0, scale=1, lo
 def evaluate(weights=None, data_dir=None, cache_dir=None, seed=0, steps=1_000_000, overwrite=False):
     """Measure how close generated frames come to the footage, and for how long."""
     Config(seed=seed, steps=steps)
+    if steps < 3000:
+        raise UserError(f"--steps {steps} is too short a rollout to measure; take 3000 time steps or more")
     import checkpoints
     import data
 
@@ -159,7 +163,7 @@ def evaluate(weights=None, data_dir=None, cache_dir=None, seed=0, steps=1_000_00
 
 def export(weights=None, out="page"):
     """Write the model as ONNX, and a page that plays it in a browser."""
-    if os.environ["KERAS_BACKEND"] != "tensorflow":
+    if BACKEND != "tensorflow":
         raise UserError("--mode export needs TensorFlow; run it with KERAS_BACKEND=tensorflow, which reads the same "
                         "weights")
     import checkpoints
@@ -234,7 +238,7 @@ def tell(record, data_dir):
     part = f", of each the {side}x{side} pixels from {x},{y} on" if side else ""
     size = record["origin"].get("img_size", Config.img_size)
     say(f"{data_dir} holds {record['n_frames']} frames of {record['source']}, {record['fps']:g} a second{part}; "
-        f"train on them with: python learn.py --data_dir={quoted(data_dir)}"
+        f"train on them with: {COMMAND} --data_dir={quoted(data_dir)}"
         + f" --img_size {size}" * (size != Config.img_size))
 
 
@@ -341,8 +345,6 @@ rectangle = reader(lambda text: tuple(map(int, text.split(","))), "four whole nu
 @contextmanager
 def quiet_imports():
     """Import Keras with its backend, whose start-up messages are shown only when starting fails."""
-    if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax"):
-        raise UserError(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is not supported; set it to tensorflow or jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Convolutions by oneDNN, also on processors where TensorFlow leaves it off: a step takes half the time
     # on an AMD EPYC 7003. (On Intel's with AVX-512 it is on anyway.)
@@ -388,6 +390,8 @@ def main(argv=None):
             if name not in flags(mode):
                 used = " or ".join(f"--mode {other}" for other in MODES if name in flags(other))
                 raise UserError(f"--{name} has no effect in --mode {mode}; it is a flag of {used}")
+        if BACKEND not in ("tensorflow", "jax") and mode not in ("prepare", "simulate"):
+            raise UserError(f"KERAS_BACKEND={BACKEND} is not supported; set it to tensorflow or jax")
         MODES[mode](**given)
     except Exception as error:
         if not (sentence := explained(error, mode)):
@@ -404,8 +408,8 @@ def explained(error, mode):
     if re.search(OUT_OF_MEMORY, f"{type(error).__name__} {error}"):
         return f"out of memory; {LESS_MEMORY.get(mode, 'end other programs, or take a larger machine')}"
     if isinstance(error, ImportError):
-        return (f"{error}; see what requirements.txt names, or on JAX requirements-jax.txt, and that OpenCV finds the "
-                "libraries it wants (on Debian: apt install libgl1 libglib2.0-0 libxcb1)")
+        return (f"{error}; install what requirements.txt names, or what requirements-jax.txt does and set "
+                "KERAS_BACKEND=jax, and what OpenCV wants (on Debian: apt install libgl1 libglib2.0-0 libxcb1)")
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"
     return None

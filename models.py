@@ -18,6 +18,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says, here and below
+keras.config.set_floatx("float32")
+
 DIFFERENCE_GAIN = 4.0  # scales the difference of two frames, a few grey levels, to about the scale of a frame
 MAP_SIZE = 16  # pixels of the feature maps that the modern generator makes of a latent, by a linear map
 NOISE_DECAY = 0.9  # of the moving average that the noise is, a step

@@ -60,9 +60,9 @@ def train(config, frames, run=None, backend=None):
     signal that ended it early, or None.
 
     Raises:
-        UserError: there are too few frames for a clip, nothing to resume from, no room to save it, the training
-            diverged, the batch does not divide among devices and parts, the machines were not started alike, one of
-            them is gone, or another process trains in the folder.
+        UserError: there are too few frames for a clip, nothing to resume from or nothing left to do, no room to save
+            it, the training diverged, the batch does not divide among devices and parts, the machines were not started
+            alike, one of them is gone, or another process trains in the folder.
     """
     started = time.perf_counter()
     gan = GAN(config, backend)
@@ -84,6 +84,9 @@ def train(config, frames, run=None, backend=None):
         if run:
             step, seconds = resume(gan, run)
             started -= seconds
+            if progress(step) == 1:
+                raise UserError(f"{run} is trained to its end, {step:,} steps in {seconds / 60:.0f} minutes; give a "
+                                "larger --steps or --max_minutes, which count from its beginning")
         else:
             gan.init_from_stats(*data.background(frames))
         batches = data.batches(frames, config.batch_size, config.clip_len, config.every_nth, config.seed, step,

@@ -1,6 +1,7 @@
 """The command line: quick help, flags where they belong, and errors in one sentence."""
 
 import dataclasses
+import os
 import re
 import resource
 
@@ -55,6 +56,7 @@ def test_help_names_every_mode_that_takes_a_flag(tmp_path):
     (["--img_size=big"], "--img_size"),
     (["--mode=live", "--fps=0"], "--fps: 0 is not a positive number"),
     (["--mode=eval", "--steps=0"], "--steps must be from 1 to 1000000000, not 0"),
+    (["--mode=eval", "--steps=20"], "--steps 20 is too short a rollout to measure; take 3000 time steps or more"),
     (["--mode=--"], "--mode takes a value, and was given --"),
     (["--mode=prepare", "--data_dir=", "--overwrite"], "--data_dir takes a value, and was given an empty one"),
     (["--data-dir=x"], "--data-dir=x; perhaps --data_dir is meant"),
@@ -82,6 +84,12 @@ def test_errors_are_one_sentence_and_exit_with_2(tmp_path, flags, complaint):
     assert line.startswith("learn.py: ")
     assert complaint in line
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_hint_names_the_backend(tmp_path):
+    env = os.environ | dict(KERAS_BACKEND="jax")
+    done = learn(tmp_path, "--mode=simulate", "--n_frames=2", "--img_size=8", env=env)
+    assert "train on them with: KERAS_BACKEND=jax python learn.py --data_dir=frames" in done.stdout
 
 
 def test_a_run_keeps_its_hyper_parameters_when_resumed(run):

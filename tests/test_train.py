@@ -101,6 +101,16 @@ def test_stopped_and_resumed_is_as_if_never_stopped(footage, flags, trained):
 
 
 @pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("end", [dict(steps=2), dict(steps=9, max_minutes=1e-6)])
+def test_a_run_at_its_end_is_not_resumed(trained, end):
+    run = trained(steps=2)
+    before = (run / "config.json").read_text()
+    with pytest.raises(UserError, match=r"trained to its end, 2 steps in 0 minutes; .* count from its beginning"):
+        trained(run, **end)
+    assert (run / "config.json").read_text() == before
+
+
+@pytest.mark.usefixtures("eagerly")
 def test_a_stopped_run_ends_with_the_step_under_way(trained, monkeypatch):
     step, begun = train.GAN.train, []
 
