@@ -88,8 +88,9 @@ def load(data_dir, img_size, cache_dir=None):
     middle of each is resized to `img_size` pixels. What is not 8-bit RGB is converted where that loses nothing.
 
     The cache lies in `cache_dir`; without that beside the folder or, where that cannot be written, in the user's folder
-    for caches, which is then told. Its name holds a fingerprint of the images' names, sizes and times of change, so it
-    is never stale; caches of the same folder and `img_size` from before a change are removed once the new one is whole.
+    for caches, which is then told. Its name holds a fingerprint of the images' origin, as frames.json has it, and of
+    their names, sizes and times of change. Caches of the same folder and `img_size` from before a change are removed
+    once the new one is whole.
 
     Returns:
         The path of the cache, a uint8 .npy file [N, img_size, img_size, 3], RGB.
@@ -103,11 +104,12 @@ def load(data_dir, img_size, cache_dir=None):
     if not paths:
         raise UserError(f"{data_dir} holds no PNG, JPEG or WebP images; name the folder that does, or put some there "
                         "with --mode prepare or --mode simulate")
-    if not record(folder).get("complete", True):
+    noted = record(folder)
+    if not noted.get("complete", True):
         raise UserError(f"{data_dir} holds only part of its frames, as writing them was interrupted; do that again, "
                         f"or delete {RECORD} there to use the part")
     say(f"{data_dir} holds {len(paths)} frames, {paths[0].name} to {paths[-1].name}")
-    mark, shape = fingerprint(paths), (len(paths), img_size, img_size, 3)
+    mark, shape = fingerprint(paths, noted.get("origin")), (len(paths), img_size, img_size, 3)
     stems = {folder.parent: f"{folder.name}.{img_size}."} if cache_dir is None else {}
     elsewhere = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "duralava"))
     whose = hashlib.blake2b(os.fsencode(folder), digest_size=4).hexdigest()
@@ -240,13 +242,13 @@ def batches(cache, batch_size, clip_len, every_nth, seed, start=0, rows=None):
     return endless()
 
 
-def fingerprint(paths):
-    """16 hexadecimal digits that change when the name, size or time of change of one of `paths` does.
+def fingerprint(paths, origin):
+    """16 hexadecimal digits that change when `origin`, or the name, size or time of change of one of `paths` does.
 
     Raises:
         UserError: one cannot be read, is not a regular file, or is larger than an image may be.
     """
-    digest = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=8)
     for path in paths:
         try:
             stat = os.stat(path)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import data
+import prepare
 from config import Config
 from files import UserError
 from helpers import discs
@@ -110,6 +111,18 @@ def test_the_cache_is_used_again_without_reading_an_image(tmp_path, monkeypatch)
     monkeypatch.setattr(data, "decode", None)
     assert data.load(folder, 16) == cache
     assert data.load(str(folder) + "/", 16) == cache
+
+
+def test_a_cache_is_not_of_frames_of_another_origin(tmp_path):
+    for seed in 0, 1:
+        prepare.simulate(2, tmp_path / str(seed), 8, seed)
+        for image in data.images(tmp_path / str(seed)):
+            os.utime(image, (0, 0))  # as archives have it
+    (tmp_path / "0").rename(tmp_path / "frames")
+    first = np.load(data.load(tmp_path / "frames", 8))
+    shutil.rmtree(tmp_path / "frames")
+    (tmp_path / "1").rename(tmp_path / "frames")
+    assert (np.load(data.load(tmp_path / "frames", 8)) != first).any()
 
 
 @pytest.mark.parametrize("change", ["touched", "added", "removed", "renamed"])
