@@ -7,7 +7,7 @@ const GRID = 12; // videos in a grid
 const AHEAD = 3; // steps of frames made before they are shown, at least
 const BUFFER = 0.2; // seconds of frames made before they are shown, at least
 const RATE = 60; // frames made for a second of video, whatever the footage's rate and the speed
-const FEWEST = 4; // the same, where the machine is slow
+const BUSY = 700; // ms of each second that making frames may take, so that a phone does not get too hot
 const LARGEST_STEP = 2 ** 25; // bytes of the frames of a step: at a low speed there are many
 const NOTE = 2500; // ms that a note is shown
 const IDLE = 3000; // ms without input after which the bar is hidden
@@ -29,8 +29,8 @@ let count = Math.min(whole(address.get("videos")) || 1, 2 * GRID);
 let pace = 0; // presses of faster less those of slower
 let speed = 1; // 1.25 to the power of it
 let paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
-let made = RATE; // a half, a quarter ... of it where the machine is too slow
-let cost = 0; // ms that a step lately took to make
+let made = RATE; // fewer where the machine is slow
+let cost = 0; // ms that a frame of all videos lately took to make
 /** @type {import("./sample.js").Config | undefined} */
 let config;
 /** @type {{pixels: Uint8ClampedArray<ArrayBuffer>, n: number}[]} */
@@ -41,8 +41,6 @@ let shown = -1; // its frame on the screen
 let last = 0; // when the screen was last refreshed
 let loading = true; // no frame was drawn yet
 let failed = false;
-let slow = 0; // steps in a row that took long
-let quick = 0; // steps in a row that took little
 let hiding = 0; // the timer that ends a note
 
 /** @param {string | null} text */
@@ -97,13 +95,8 @@ function receive({ data }) {
     asked -= 1;
     if (!config || data.pixels.length !== data.n * count * config.img_size ** 2 * 4) return; // of the videos before
     steps.push(data);
-    // Where generating takes over half of the time, half as many frames are made, so that a phone does not get so hot.
-    cost += (data.milliseconds - cost) / 4;
-    const share = (cost * speed * config.fps) / config.every_nth / 1000;
-    slow = share > 1 / 2 ? slow + 1 : 0;
-    quick = share < 1 / 8 ? quick + 1 : 0;
-    if (slow > 5) [made, slow] = [Math.max(made / 2, FEWEST), 0];
-    else if (quick > 50) [made, quick] = [Math.min(made * 2, RATE), 0];
+    cost += (data.milliseconds / data.n - cost) / (cost ? 8 : 1);
+    made = Math.min(RATE, BUSY / cost);
   }
 }
 
@@ -119,7 +112,7 @@ function refresh(now) {
   const n = Math.max(1, Math.min(Math.round(made / rate), most));
   while (asked + steps.length < ahead) ask({ kind: "advance", n });
   if (!steps.length) return;
-  if (!paused) place += passed * Math.min(rate, 1000 / cost); // evenly, where steps come more slowly than they should
+  if (!paused) place += passed * Math.min(rate, 1000 / (cost * steps[0].n)); // evenly, where steps come late
   for (; place >= 1 && steps.length > 1; place -= 1, shown = -1) steps.shift();
   place = Math.min(place, 0.999); // wait, where the next step is not there yet
   const frame = Math.floor(place * steps[0].n);
