@@ -110,9 +110,11 @@ function refresh(now) {
   const ahead = Math.max(AHEAD, Math.ceil(BUFFER * rate));
   const most = Math.floor(LARGEST_STEP / (4 * count * config.img_size ** 2));
   const n = Math.max(1, Math.min(Math.round(made / rate), most));
+  const waiting = asked > 0;
   while (asked + steps.length < ahead) ask({ kind: "advance", n });
   if (!steps.length) return;
-  if (!paused) place += passed * Math.min(rate, 1000 / (cost * steps[0].n)); // evenly, where steps come late
+  // Evenly, where steps come late.
+  if (!paused) place += passed * (waiting ? Math.min(rate, 1000 / (cost * steps[0].n)) : rate);
   for (; place >= 1 && steps.length > 1; place -= 1, shown = -1) steps.shift();
   place = Math.min(place, 0.999); // wait, where the next step is not there yet
   const frame = Math.floor(place * steps[0].n);
