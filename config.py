@@ -61,8 +61,6 @@ class Config:
                            "discriminator makes 4x as many features of a frame", group="networks", low=1, high=1024)
     background: bool = param(True, "draw on top of the mean frame, and only where the footage ever changes: for a "
                                    "fixed camera", group="networks")
-    light: bool = param(True, "with --background, add to a frame's logits numbers that are linear in the latent, one a "
-                              "channel: light and exposure change everywhere at once", group="networks", flag=False)
     noise: float = param(0.06, "scale of the noise on the latent, correlated over ten time steps: over many it moves "
                                "the latent as far as white noise of this standard deviation a step; 0: none",
                          group="networks", low=0, high=1, flag=False)
@@ -140,8 +138,7 @@ class Config:
 
     @classmethod
     def load(cls, path):
-        """Read what `save` wrote; a hyper-parameter that was added since has its default, but `light`, which older
-        weights have none of.
+        """Read what `save` wrote; a hyper-parameter that was added since has its default.
 
         Raises:
             UserError: the file is missing, is not JSON, or holds other keys or values than this class's.
@@ -163,7 +160,7 @@ class Config:
                 "no hyper-parameters"
             raise UserError(f"{path} holds {holds}; restore it from the run that wrote the weights")
         try:
-            return cls(**({"light": False} | values))
+            return cls(**values)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 

@@ -117,7 +117,7 @@ def channels(config):
     return [min(config.width * 2**i, config.width * 8) for i in range(int(math.log2(config.img_size)) - 2)]
 
 
-class Generator(keras.Model):
+class Generator(keras.Sequential):
     """Latents [B, Z] -> frames [B, img_size, img_size, 3] in 0..1, by convolutions.
 
     `original`: a DCGAN, transposed convolutions and batch norm (Radford et al. 2016, https://arxiv.org/abs/1511.06434).
@@ -127,21 +127,18 @@ class Generator(keras.Model):
     """
 
     def __init__(self, config):
-        latents = layers.Input((config.latent_size,))
         outputs = 3 + config.background  # colours, and the gate that Background takes
         with precision_of(config):
             if config.arch == "original":
-                stack = transposed(*reversed(channels(config)), outputs=outputs)
+                stack = [*transposed(*reversed(channels(config)), outputs=outputs)]
             else:
                 size = min(MAP_SIZE, config.img_size // 2)
                 kept = channels(config)[:int(math.log2(config.img_size // size))]  # down to that size
-                stack = bilinear(size, *reversed(kept), max(config.width // 2, 4), outputs=outputs)
-            drawn = layers.Reshape((1, 1, config.latent_size))(latents)
-            for layer in stack:
-                drawn = layer(drawn)
+                stack = [*bilinear(size, *reversed(kept), max(config.width // 2, 4), outputs=outputs)]
         if config.background:
-            drawn = Background(config.light, name="background", dtype="float32")(drawn, latents)
-        super().__init__(latents, layers.Activation("sigmoid", dtype="float32")(drawn), name="generator")
+            stack.append(Background(name="background", dtype="float32"))
+        super().__init__([layers.Input((config.latent_size,)), layers.Reshape((1, 1, config.latent_size)), *stack,
+                          layers.Activation("sigmoid", dtype="float32")], name="generator")
 
 
 def transposed(first, *others, outputs):
@@ -167,30 +164,21 @@ def bilinear(size, first, *others, outputs):
 
 
 class Background(layers.Layer):
-    """Logits y and gates g, [B, H, W, 3 + 1], and latents z [B, Z] -> b + mask (light(z) + sigmoid(g) y).
+    """Logits y and gates g, [B, H, W, 3 + 1] -> b + mask sigmoid(g) y, where b are the logits of the mean frame.
 
-    b are the logits of the mean frame. The mask is 0 at pixels that never change; the gate says where a frame differs
-    from the mean one. A form, on logits, of the two streams of Vondrick et al. 2016, https://arxiv.org/abs/1609.02612.
-    `light` is linear, of a number a channel for the whole frame: the light of a scene and the exposure of a camera
-    change everywhere at once. Mean frame and mask are not trained: the optimiser would leave grain in them.
+    The mask is 0 at pixels that never change; the gate says where a frame differs from the mean one. A form, on logits,
+    of the two streams of Vondrick et al. 2016, https://arxiv.org/abs/1609.02612. Mean frame and mask are not trained:
+    the optimiser would leave grain in them.
     """
 
-    def __init__(self, light=True, **options):
-        super().__init__(**options)
-        small = keras.initializers.RandomNormal(stddev=0.01)
-        self.light = layers.Dense(3, use_bias=False, kernel_initializer=small, name="light") if light else None
-
-    def build(self, logits_and_gate_shape, latents_shape):
-        _, height, width, _ = logits_and_gate_shape
-        if self.light:
-            self.light.build(latents_shape)
+    def build(self, shape):
+        _, height, width, _ = shape
         self.mean = self.add_weight(shape=(height, width, 3), initializer="zeros", trainable=False, name="mean")
         self.mask = self.add_weight(shape=(height, width, 1), initializer="ones", trainable=False, name="mask")
 
-    def call(self, logits_and_gate, latents):
+    def call(self, logits_and_gate):
         logits, gate = ops.split(logits_and_gate, [3], axis=-1)  # the gradient of slices would cost more
-        light = self.light(latents)[:, None, None] if self.light else 0
-        return self.mean + self.mask * (light + ops.sigmoid(gate) * logits)
+        return self.mean + self.mask * ops.sigmoid(gate) * logits
 
     def init_from_stats(self, mean, mask):
         """Take the mean frame [H, W, 3] in 0..1 and the mask [H, W, 1] in 0..1.

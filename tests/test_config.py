@@ -22,12 +22,6 @@ def test_reads_a_file_from_before_a_hyper_parameter_was_added(tmp_path):
     assert Config.load(tmp_path / "config.json") == Config(width=16)
 
 
-def test_older_weights_have_no_light(tmp_path):
-    older = {name: value for name, value in json.loads(values_of()).items() if name != "light"}
-    (tmp_path / "config.json").write_text(json.dumps(older))
-    assert Config.load(tmp_path / "config.json") == Config(light=False)
-
-
 def test_the_original_preset_is_the_original():
     config = Config(**PRESETS["original"])
     assert (config.img_size, config.clip_len, config.every_nth, config.batch_size) == (64, 20, 6, 32)
