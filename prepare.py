@@ -111,8 +111,9 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
         data_dir.mkdir(parents=True, exist_ok=True)
         with lock(data_dir, "writing frames to"):
             old, noted = images(data_dir), record(data_dir)
-            kinds = {kind.get("kind") for kind in (noted.get("origin", {}), origin)}
-            partial = kinds == {"simulation"} and not noted["complete"]  # which anyone can have again
+            # Part of a simulation makes room for another one, as anyone can have it again.
+            partial = (not noted.get("complete", True)
+                       and noted["origin"].get("kind") == origin["kind"] == "simulation")
             ours = (noted.get("origin") == origin or partial) and all(
                 re.fullmatch(r"image\d{7}\.png", path.name) for path in old)
             if not overwrite:
