@@ -1,7 +1,7 @@
 """Training steps in a process of its own, on the backend that KERAS_BACKEND names, for the tests of gan.py.
 
     steps.py train CONFIG OUT STEPS [DEVICES]   what `trained` returns
-    steps.py terms CONFIG OUT START             what `terms` returns, from the state and random numbers in START
+    steps.py step CONFIG OUT START              what `step` returns, from the state and random numbers in START
 
 CONFIG is JSON, OUT an .npz file to write.
 """
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from backend import compiled
 from checkpoints import flatten, load_state
 from config import Config
-from gan import GAN, TERMS, to_numpy
+from gan import GAN, to_numpy
 
 
 def clips(config, steps=1):
@@ -34,36 +34,27 @@ def trained(config, steps):
 
 
 def start(config, steps=2):
-    """What `terms` starts from: a state after some steps, in which no weight is 0, and the numbers of the next one."""
+    """What `step` starts from: a state after some steps, in which no weight is 0, and the numbers of the next one."""
     gan = GAN(config)
     if steps:
         gan.train(clips(config, steps), np.full(steps, 1e-3))
     return gan.resumable() | dict(numbers=to_numpy(gan.random_numbers(gan.state["step"])))
 
 
-def terms(config, begun):
-    """Each term of the losses, its gradient by all weights, g and d, and what a step makes of them, by name."""
-    gan, found = GAN(config), {}
-    numbers, real = begun["numbers"], clips(config)[0]
+def step(config, begun):
+    """A step from the state and with the random numbers in `begun`: its gradients by all weights, g and d, the next
+    states of chains, and its metrics, by name, each as one vector.
+    """
+    gan = GAN(config)
     gan.restore(begun)
-    for name in TERMS:
-        def gradients(g, d, name=name):
-            def term(g, d):
-                value = gan.loss_terms(g, d, gan.state, real, numbers, 0)[0][name]
-                return (value, value), value
-
-            return gan.backend.gradients(term, g, d)
-
-        gradient, found[name] = to_numpy(compiled(gradients, gan.video)(gan.state["g"], gan.state["d"]))
-        for network, tensors in zip("gd", gradient, strict=True):
-            found[f"{name} {network}"] = flat(tensors)
+    gan.optimise = lambda weights, gradients, *_: (weights, gradients)  # which are then in the place of the moments
 
     def updated(state):
-        state, metrics = gan.update(state, real, np.float32(1e-3), np.zeros(2, np.float32), numbers)
-        return state["chains"], state["g_moments"], state["d_moments"], metrics
+        state, metrics = gan.update(state, clips(config)[0], 0.0, np.zeros(2, np.float32), begun["numbers"])
+        return state["g_moments"], state["d_moments"], state["chains"], metrics
 
-    names = "chains", "g_moments", "d_moments", "metrics"
-    return found | dict(zip(names, map(flat, to_numpy(compiled(updated, gan.video)(gan.state))), strict=True))
+    found = to_numpy(compiled(updated, gan.video)(gan.state))
+    return dict(zip(("g", "d", "chains", "metrics"), map(flat, found), strict=True))
 
 
 def flat(arrays):
@@ -79,5 +70,5 @@ if __name__ == "__main__":
 
         [cpu] = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices[0]))
-    found = trained(config, int(what)) if task == "train" else terms(config, load_state(what, start(config, 0)))
+    found = trained(config, int(what)) if task == "train" else step(config, load_state(what, start(config, 0)))
     np.savez(out, **found, tensorflow="tensorflow" in sys.modules)

@@ -57,6 +57,7 @@ def run_of_two(folder, flags):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 def test_two_machines_continue_a_run_as_two_parts_of_a_batch_on_one(footage, small, monkeypatch):
     monkeypatch.chdir(footage)
     config, frames = Config(**small, gamma=0.0, steps=3, accumulate=2), data.load("frames", 16)
@@ -73,6 +74,7 @@ def test_two_machines_continue_a_run_as_two_parts_of_a_batch_on_one(footage, sma
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 def test_a_machine_that_dies_ends_the_run_which_goes_on_from_its_checkpoint(footage, flags, monkeypatch):
     flags = [*flags, "--steps=100000", "--save_every=2"]
     chief, other = workers(footage, (flags, flags))

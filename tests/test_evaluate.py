@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import data
 import evaluate
+import learn as program
 import metrics
 from evaluate import FIGURES, VIDEOS, Reference, Rollout, figure, is_good, latent_figures
 from files import UserError
@@ -355,15 +356,16 @@ def test_figures_of_two_evaluations_at_once_are_both_kept(copy, monkeypatch):
     assert json.loads(copy.with_name("eval.json").read_text()) == other | {"weights.10": entry}
 
 
-def test_footage_that_shows_nothing_or_was_not_trained_on_is_told(copy):
+def test_footage_that_shows_nothing_or_was_not_trained_on_is_told(copy, monkeypatch, capsys):
     config = json.loads(copy.with_name("config.json").read_text())
     copy.with_name("config.json").write_text(json.dumps(config | dict(data_dir="frames", footage="another")))
     write_frames(copy.parent / "frames", np.zeros((100, 16, 16, 3), np.uint8))
-    done = learn(copy.parent, "--mode", "eval", "--weights", copy, "--steps", 3000)
-    assert done.returncode == 2
-    assert re.fullmatch("learn.py: the two halves of the footage have the same .* more", done.stderr.splitlines()[-1])
-    assert f"frames holds other frames than those that {copy} was trained on" in done.stdout
-    assert "rolling" not in done.stderr, "told before the long work"
+    monkeypatch.chdir(copy.parent)
+    assert program.main(["--mode=eval", f"--weights={copy}", "--steps=3000"]) == 2
+    output, errors = capsys.readouterr()
+    assert re.fullmatch("learn.py: the two halves of the footage have the same .* more", errors.splitlines()[-1])
+    assert f"frames holds other frames than those that {copy} was trained on" in output
+    assert "rolling" not in errors, "told before the long work"
 
 
 def test_weights_are_compared_with_what_they_were_trained_on(copy):

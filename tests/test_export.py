@@ -198,20 +198,26 @@ def assert_rests(page):
 
 
 FRAMES = """([seed, count, n, steps]) => new Promise((resolve, reject) => {
-    const worker = new Worker("worker.js", {type: "module"}), frames = [];
+    const worker = new Worker("worker.js", {type: "module"}), frames = [], reader = new FileReader();
     const next = () => worker.postMessage({kind: "advance", n});
+    reader.onload = () => resolve(reader.result);
     worker.onmessage = ({data}) => {
         if (data.kind === "failed") reject(data.reason);
-        if (data.kind === "frames") frames.push([...data.pixels]);
-        if (frames.length < steps) next(); else { worker.terminate(); resolve(frames); }
+        if (data.kind === "frames") frames.push(data.pixels);
+        if (frames.length < steps) next(); else { worker.terminate(); reader.readAsDataURL(new Blob(frames)); }
     };
     worker.postMessage({kind: "begin", seed, count});
 })"""
 
 
+def made(tab, seed, count, n, steps):
+    """What the page's worker draws in some steps, n frames of each of `count` videos a step: RGBA."""
+    pixels = base64.b64decode(tab.evaluate(FRAMES, [seed, count, n, steps]).partition(",")[2])
+    return np.frombuffer(pixels, np.uint8).reshape(steps * n, count, 16, 16, 4)
+
+
 def test_the_browser_draws_the_frames_that_python_draws(tab, run):
-    frames = np.array(tab().evaluate(FRAMES, [7, 2, EVERY_NTH, 50]), np.uint8)
-    frames = frames.reshape(50 * EVERY_NTH, 2, 16, 16, 4)[..., :3].astype(int)
+    frames = made(tab(), 7, 2, EVERY_NTH, 50)[..., :3].astype(int)
     frames_of_python = Sampler(run / "weights.10", n=2, seed=7).frames()
     expected = np.stack([next(frames_of_python) for _ in range(50 * EVERY_NTH)])
     assert np.ptp(expected, axis=0).max() > 20, "it moves"
@@ -227,7 +233,7 @@ def test_the_page_shows_the_frames_as_they_are(tab, run):
 
 def test_many_frames_of_a_step_are_drawn_in_parts(tab):
     page = tab()
-    few, many = (np.array(page.evaluate(FRAMES, [7, 12, n, 1]), np.uint8).reshape(n, -1) for n in (2, 200))
+    few, many = (made(page, 7, 12, n, 1) for n in (2, 200))
     np.testing.assert_array_equal(many[::100], few)
 
 
@@ -243,19 +249,22 @@ def test_a_newer_export_is_shown(tab, page):
 
 
 TICKS = """
-let next, now = 0, asked = 0, answered = 0, frames = 0;
+let next, now = 0, asked = 0, answered = 0, frames = 0, goOn;
 window.made = () => frames;
 window.requestAnimationFrame = (refresh) => (next = refresh);
 const post = Worker.prototype.postMessage;
 Worker.prototype.postMessage = function (command) {
-    if (command.kind === "begin") this.addEventListener("message", ({data}) => (answered += data.kind === "frames"));
+    if (command.kind === "begin") this.addEventListener("message", ({data}) => {
+        answered += data.kind === "frames";
+        setTimeout(goOn);
+    });
     if (command.kind === "advance") [asked, frames] = [asked + 1, frames + command.n];
     post.call(this, command);
 };
 window.seconds = async (n) => {
     for (let i = 0; i < 60 * n; i++) {
         next(now += 1000 / 60);
-        while (answered < asked) await new Promise((resolve) => setTimeout(resolve, 1));
+        while (answered < asked) await new Promise((resolve) => (goOn = resolve));
     }
     return answered;
 };

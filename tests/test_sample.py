@@ -263,10 +263,10 @@ def test_live_from_the_command_line(run, display):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shipped", re.findall(r"^!(\d\S+\d)$", (ROOT / "logs/.gitignore").read_text(), re.MULTILINE))
-def test_the_weights_that_come_along_play_at_once(tmp_path, shipped):
+def test_the_weights_that_come_along_play_at_once(tmp_path, monkeypatch, shipped):
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "logs" / shipped, tmp_path / "logs" / shipped)
-    done = command_line(tmp_path, "--mode=video", "--duration=1")
-    assert done.returncode == 0, done.stderr
+    assert learn.main(["--mode=video", "--duration=1"]) == 0
     with Image.open(tmp_path / "out.png") as png:
         assert np.asarray(png.convert("RGB")).std() > 10, "a picture with contrast"
 
