@@ -1,7 +1,7 @@
 """Frames on disk -> one uint8 array in a file -> batches of clips.
 
 A folder of images is read once, by up to eight threads, into a cache beside it: a plain .npy file [N, H, W, 3].
-Training takes its clips from there, and holds no more of it in memory than one batch.
+Training takes its clips from there, and holds no more of it in memory than a few batches.
 """
 
 import errno

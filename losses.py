@@ -88,8 +88,9 @@ def chains_normality(outputs):
     outputs [B, T, Z] of the transition -> mean^2 + (std - 1)^2 + skewness^2 / 10 + (kurtosis - 3)^2 / 100 across B, and
     a tenth of the sum of a coordinate's squared correlations across B with all others, averaged over T and Z. Higher
     moments are noisier, hence their smaller weights. Pooled moments stay normal where all chains run through one limit
-    cycle; those across chains do not. Terms as in VICReg, Bardes et al. 2022, https://arxiv.org/abs/2105.04906, but for
-    correlations in place of covariances: these are never 0 in few chains, and shrink with the deviation.
+    cycle; those across chains do not. Deviation and correlation as in VICReg, Bardes et al. 2022,
+    https://arxiv.org/abs/2105.04906, but for a square in place of a hinge, and correlations in place of covariances:
+    these are never 0 in few chains, and shrink with the deviation.
     """
     mean, std, skewness, kurtosis = moments(outputs, axis=0)
     normality = mean**2 + (std - 1) ** 2 + 0.1 * skewness**2 + 0.01 * (kurtosis - 3) ** 2
