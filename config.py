@@ -31,8 +31,8 @@ class Config:
     """
 
     # What is trained on.
-    data_dir: str = param("frames", "folder of the frames: PNG, JPEG or WebP, in the order of their names; with "
-                                    "--resume and --mode eval by default those trained on",
+    data_dir: str = param("frames", "folder of the frames: PNG, JPEG or WebP, in the order of the numbers in their "
+                                    "names; with --resume and --mode eval by default the folder trained on",
                           group="clips")
     img_size: int = param(64, "height and width of a frame, in pixels: a power of two", group="clips",
                           low=8, high=1024)
@@ -53,7 +53,7 @@ class Config:
     # What the networks are.
     arch: str = param("modern", "architecture: 'modern' (bilinear upsampling, RMS normalisation; a discriminator of "
                                 "frames and their differences; Adam), or the 'original' DCGAN with batch norm and SGD",
-                      group="networks", choices=("modern", "original"))
+                      group="networks", choices=("modern", "original"), flag=False)
     latent_size: int = param(64, "size of the latent", group="networks", low=2, high=8192, flag=False)
     rnn_units: int = param(128, "hidden size of the transition's and of the discriminator's GRU",
                            group="networks", low=1, high=8192, flag=False)
@@ -70,7 +70,7 @@ class Config:
     # The losses.
     loss: str = param("relativistic", "adversarial loss: 'relativistic' pairs each drawn clip with a real one, "
                                       "'standard' is that of the first GAN", group="losses",
-                      choices=("relativistic", "standard"))
+                      choices=("relativistic", "standard"), flag=False)
     normality: str = param("chains", "statistics of the normality penalty: 'chains' of each coordinate across "
                                      "chains, 'pooled' of all numbers of a step", group="losses",
                            choices=("chains", "pooled"), flag=False)
@@ -78,27 +78,26 @@ class Config:
     distance_weight: float = param(1.0, "weight of the penalty on distances between frames, in time and across clips, "
                                         "that differ from the footage's", group="losses", low=0, high=1e6, flag=False)
     gamma: float = param(0.005, "weight of the gradient penalties on real clips (R1) and on drawn ones (R2) at 64x64 "
-                                 "pixels, in proportion to the number of pixels at other sizes; must be 0 with --arch "
-                                 "original, as --preset original sets it",
-                         group="losses", low=0, high=1e6)
+                                 "pixels, in proportion to the number of pixels at other sizes", group="losses",
+                         low=0, high=1e6)
 
     # The optimisation.
     learning_rate: float = param(5e-4, "learning rate; rises over 100 steps, and falls to 0 over the last fifth of the "
-                                       "run, or with --arch original along a cosine", group="optimisation", low=0,
+                                       "run, or with --preset original along a cosine", group="optimisation", low=0,
                                  high=1)
     ema: float = param(0.998, "largest decay a step of the weight average that is saved for playing; 0: no average",
                        group="optimisation", low=0, high=0.999999, flag=False)
-    steps: int = param(4000, "training steps, counted from the beginning of a run that is resumed; a run that measures "
-                             "them takes at most 4000. With --mode eval: time steps of the rollout, at least 3000, "
-                             "rounded to thousands; without it 1000000",
+    steps: int = param(4000, "training steps, counted from the beginning of a run that is resumed; those measured are "
+                             "4000 at most. With --mode eval: time steps of the rollout, at least 3000, rounded to "
+                             "thousands, by default 1000000",
                        group="optimisation", low=1, high=10**9, measured=True)
     max_minutes: float = param(0.0, "minutes to train, in place of --steps, counted from the beginning of a run that "
                                     "is resumed; 0: --steps ends the run",
                                group="optimisation", low=0, high=1e6)
     save_every: int = param(400, "training steps between two sets of weights for playing; the state to resume from is "
                                 "saved with them, and every five minutes", group="optimisation", low=1, high=10**9)
-    seed: int = param(0, "seed of the weights, the noise and the data's order", group="optimisation", low=0,
-                      high=2**31 - 1)
+    seed: int = param(0, "seed of the weights, the noise and the data's order; of the lamp with --mode simulate, of "
+                         "what is sampled with --mode eval", group="optimisation", low=0, high=2**31 - 1)
 
     # How the machine computes it.
     precision: str = param("float32", "numbers that convolutions compute with in training", group="machine",
@@ -117,8 +116,8 @@ class Config:
         if self.clip_len > self.seq_len:
             raise UserError(f"--clip_len {self.clip_len} is more than --seq_len {self.seq_len}")
         if self.arch == "original" and self.gamma:
-            raise UserError(f"--gamma {self.gamma:g} needs --arch modern: second derivatives through the batch "
-                            "norm of the original are wrong on TensorFlow; take --gamma 0")
+            raise UserError(f"--gamma {self.gamma:g} does not go with the original architecture: second derivatives "
+                            "through its batch norm are wrong on TensorFlow; take --gamma 0")
         if self.batch_size % self.accumulate:
             raise UserError(f"--batch_size {self.batch_size} does not divide into --accumulate {self.accumulate} parts")
 

@@ -275,7 +275,7 @@ class Parser(argparse.ArgumentParser):
         default = flags(modes[0])[name]
         notes = [f"with --mode {', '.join(modes)}"] if modes[1:] else []
         if isinstance(default, bool):
-            options = dict(action=argparse.BooleanOptionalAction)
+            options = dict(action=argparse.BooleanOptionalAction if default or measured else "store_true")
             default = "yes" if default else "no"
         if measured:
             default = "measured on the footage"
@@ -298,13 +298,14 @@ def build_parser():
     parser.flag(writing, "scale", "enlarge height and width by this factor, bicubically", type=counting, metavar="N")
     parser.flag(writing, "loop", "fade its end into its beginning; --duration is rounded to time steps, at least two")
     parser.flag(writing, "out", "the file to write: .png, .apng, .gif, .webp, .mp4 or .webm; without it out.png, "
-                "which is replaced; of an export the folder, without it page", metavar="PATH")
+                "which is replaced. With --mode export the folder to write; without it page", metavar="PATH")
     prepare = parser.add_argument_group("frames from a video (--mode prepare)")
     parser.flag(prepare, "video", "the footage: any video that ffmpeg reads", metavar="FILE")
-    parser.flag(prepare, "crop", "the part to keep, in pixels of the picture as shown; of it, or without it of the "
-                "whole picture, the largest square in the middle is taken", type=rectangle, metavar="X,Y,W,H")
-    parser.flag(prepare, "overwrite", "remove all images in --data_dir first, or replace the file --out, or the "
-                "figures of other footage or of a longer rollout")
+    parser.flag(prepare, "crop", "the part to keep, in pixels of the picture as shown; without it the whole picture. "
+                "Of a part that is no square the largest square in its middle is taken", type=rectangle,
+                metavar="X,Y,W,H")
+    parser.flag(prepare, "overwrite", "remove all images in --data_dir first; replace the file --out; replace figures "
+                "of other footage or of a longer rollout")
     simulated = parser.add_argument_group("frames from a simulation (--mode simulate)")
     parser.flag(simulated, "n_frames", "frames to simulate, 30 to the second", type=whole, metavar="N")
     training = parser.add_argument_group("training (--mode train)")
