@@ -51,6 +51,12 @@ def eagerly():
 
 
 @pytest.fixture
+def at_once(monkeypatch):
+    """Let the simulated lamp begin cold, where it does not matter what it shows: warming it up takes seconds."""
+    monkeypatch.setattr("simulator.WARM_UP", 0)
+
+
+@pytest.fixture
 def footage(tmp_path):
     """A folder with 40 frames of a blob on its way up: 2 batches an epoch."""
     (tmp_path / "frames").mkdir()

@@ -9,7 +9,7 @@ import pytest
 
 from config import Config
 from helpers import learn
-from learn import MODES, flags
+from learn import MODES, flags, main
 
 
 def test_help_answers_in_half_a_second_and_tells_every_hyper_parameter(tmp_path):
@@ -49,6 +49,7 @@ def test_help_names_every_mode_that_takes_a_flag(tmp_path):
     (["--mode=video", "--out=lamp.avi"], ".png, .apng, .gif, .webp, .mp4, .webm"),
     (["--mode=dance"], "--mode"),
     (["--bogus"], "--bogus"),
+    (["--resume="], "--resume takes a value, and was given an empty one"),
     (["--mode=video", "--duration=--"], "--duration takes a value, and was given --"),
     (["--epoch=3"], "--epoch"),
     (["--steps=3", "--max_minutes=1"], "--steps and --max_minutes both say when a run ends"),
@@ -77,10 +78,10 @@ def test_help_names_every_mode_that_takes_a_flag(tmp_path):
     (["--data_dir=typo"], "typo holds no PNG, JPEG or WebP images; name the folder that does"),
     (["--resume=logs/none"], "there is no run logs/none"),
 ])
-def test_errors_are_one_sentence_and_exit_with_2(tmp_path, flags, complaint):
-    done = learn(tmp_path, *flags)
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
+def test_errors_are_one_sentence_and_exit_with_2(tmp_path, monkeypatch, capfd, flags, complaint):
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 2
+    [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("learn.py: ")
     assert complaint in line
     assert not list(tmp_path.iterdir()), "nothing is left behind"

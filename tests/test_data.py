@@ -113,6 +113,7 @@ def test_the_cache_is_used_again_without_reading_an_image(tmp_path, monkeypatch)
     assert data.load(str(folder) + "/", 16) == cache
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_cache_is_not_of_frames_of_another_origin(tmp_path):
     for seed in 0, 1:
         prepare.simulate(2, tmp_path / str(seed), 8, seed)

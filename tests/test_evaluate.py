@@ -48,12 +48,20 @@ def clips(halves):
     return halves[1].reshape(50, 120, 32, 32, 3)[:, starts[:, None] + np.arange(5) * EVERY_NTH]
 
 
+@pytest.fixture(scope="module")
+def fast():
+    """Twenty seconds of footage that moves fast, and what is compared with every other frame of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "PATCHES", 128)
+        frames = discs(4800, 32)[::8]
+        return frames, Reference(frames[::2], 1, 10, 0)
+
+
 @pytest.fixture
-def ten_seconds(monkeypatch):
+def ten_seconds(fast, monkeypatch):
     """Ten seconds of footage that moves fast, and clips of the frames between its frames: what was not trained on."""
     monkeypatch.setattr(metrics, "PATCHES", 128)
-    frames = discs(4800, 32)[::8]
-    reference = Reference(frames[::2], 1, 10, 0)
+    frames, reference = fast
     return reference, frames[1 + np.arange(0, 560, 2).reshape(14, 20)[..., None] + 2 * np.arange(5)]
 
 

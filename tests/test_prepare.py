@@ -24,6 +24,7 @@ import simulator
 import video_reader
 from files import UserError
 
+pytestmark = pytest.mark.usefixtures("at_once")
 LAVA_LAMP = Path(__file__).parents[2] / "shared" / "footage" / "lava_lamp.mp4"
 
 

@@ -124,12 +124,6 @@ def test_a_run_is_resumed_by_one_process_at_a_time(footage, small, monkeypatch):
     train.train(Config(**small, steps=2), frames, run)
 
 
-def test_an_empty_name_of_a_run_is_no_run(footage):
-    done = learn(footage, "--resume=")
-    assert done.returncode == 2
-    assert "--resume takes a value, and was given an empty one" in done.stderr
-
-
 @pytest.mark.parametrize("kind", ["file", "dangling", "loop"])
 def test_logs_that_cannot_be_a_folder_are_told_before_the_work(footage, flags, kind):
     logs = footage / "logs"
