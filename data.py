@@ -107,7 +107,7 @@ def load(data_dir, img_size, cache_dir=None):
     noted = record(folder)
     if not noted.get("complete", True):
         raise UserError(f"{data_dir} holds only part of its frames, as writing them was interrupted; do that again, "
-                        f"or delete {RECORD} there to use the part")
+                        f"or delete {RECORD} there to use the part, as 30 frames a second")
     say(f"{data_dir} holds {len(paths)} frames, {paths[0].name} to {paths[-1].name}")
     mark, shape = fingerprint(paths, noted.get("origin")), (len(paths), img_size, img_size, 3)
     stems = {folder.parent: f"{folder.name}.{img_size}."} if cache_dir is None else {}

@@ -231,9 +231,9 @@ def tell(record, data_dir):
     lost = record.get("lost", ())
     for seconds, n_frames in lost[:9]:
         where = "by its header or size" if seconds is None else f"after {seconds:g} s"
-        say(f"damaged or missing in {record['source']}: {n_frames} frame{'s' * (n_frames > 1)} {where}")
+        say(f"damaged, missing or a pause in {record['source']}: {n_frames} frame{'s' * (n_frames > 1)} {where}")
     if lost[9:]:
-        say(f"damaged or missing in {record['source']}: {sum(n for _, n in lost[9:])} more")
+        say(f"damaged, missing or a pause in {record['source']}: {sum(n for _, n in lost[9:])} more")
     x, y, side, _ = record["origin"].get("crop", (0, 0, 0, 0))
     part = f", of each the {side}x{side} pixels from {x},{y} on" if side else ""
     size = record["origin"].get("img_size", Config.img_size)

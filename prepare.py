@@ -33,7 +33,8 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
         img_size: height and width of the images, in pixels.
         crop: (x, y, width, height), in pixels of the picture as a player shows it, of the part to take; all of it if
             None. Of a part that is not square the largest square in its middle is taken.
-        fps: frames a second to take, each the one shown at that time; the video's own rate if None.
+        fps: frames a second to take, each the one shown at that time; the video's own rate if None. Of a video of an
+            even rate, gaps between frames are closed.
         overwrite: first remove all images in `data_dir`, whoever put them there.
 
     Returns:
@@ -126,6 +127,9 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
                                         f"{noted['source']}, so some were taken away or added; take another folder, or "
                                         "--overwrite to write all anew")
                     return noted
+            for path in old:
+                if path.is_dir() and not path.is_symlink():
+                    raise UserError(f"{path} is a folder; move it elsewhere, or take another --data_dir")
             noted = dict(origin=origin, source=source, fps=fps, n_frames=None, complete=False)
             note(data_dir, noted)  # before the first image changes, so that no mixture ever passes for a data set
             for path in old:

@@ -51,7 +51,7 @@ class VideoReader:
             # it counts fields or ticks, or gives a length over 5% longer; or it does not count, and over half of the
             # file lies behind the last packet.
             steps = float(stream.average_rate or self.rate) / self.rate
-            told = stream.frames / (steps if abs(steps - 1) > 0.1 else 1) if self.steady else 0
+            told = stream.frames / (steps if steps > 1.1 else 1) if self.steady else 0
             if stream.duration and "mp4" in container.format.name:  # whose edit lists cut frames off
                 told = min(told, float(stream.duration * stream.time_base) * self.rate)
             length = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
@@ -77,6 +77,9 @@ class VideoReader:
         except (av.FFmpegError, LookupError, ArithmeticError, ValueError, MemoryError) as error:  # PyAV raises them all
             reason = getattr(error, "strerror", None) or "it is damaged, or of a kind without pictures"
             raise UserError(f"{self.path} is not a video that ffmpeg can read ({reason}); name one") from None
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}; see to its disk or share, or name another"
+                            ) from None
 
     def whole_frames(self):
         """How many of the first TRIED frames are whole."""
@@ -180,9 +183,10 @@ def frame_rate(times, stream):
     if not len(steps):
         return told, True
     usual = np.sort(steps)[len(steps) // 2]
-    even = np.abs(steps - usual) <= 0.05 * usual + 1.01 * float(stream.time_base)  # to which times are rounded
-    rate = min(1 / steps[even].mean(), 1000.0)
-    return told if abs(told / rate - 1) < 0.02 else rate, np.mean(even) >= 0.99
+    tick, off = float(stream.time_base), np.abs(steps - usual)  # to which times are rounded
+    # Where a tick is a frame, two of them are a frame that is missing.
+    rate = min(1 / steps[off <= 0.05 * usual + min(1.01 * tick, usual / 2)].mean(), 1000.0)
+    return told if abs(told / rate - 1) < 0.02 else rate, np.mean(off <= 0.05 * usual + 1.01 * tick) >= 0.99
 
 
 def sample(timed, rate, duration):

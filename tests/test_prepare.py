@@ -1,5 +1,6 @@
 """Writing frames: each one of a video or of the simulated lamp, never half, never mixed, and nothing lost unasked."""
 
+import io
 import itertools
 import json
 import os
@@ -377,16 +378,58 @@ def test_a_video_that_was_cut_off_says_how_much_is_missing(tmp_path):
     assert where is None and noted["n_frames"] + lost == pytest.approx(40, abs=1)
 
 
-def test_frames_that_a_camera_dropped_are_told_once(tmp_path):
+@pytest.mark.parametrize("dropped, lost", [((40, 41, 42, 100), [[1.3, 3], [3.3, 1]]),
+                                           (range(2, 110, 4), None)])  # too many to say that the rate is even
+def test_frames_that_a_camera_dropped_are_told_once(tmp_path, dropped, lost):
     with av.open(str(tmp_path / "lamp.avi"), "w") as container:
         stream = container.add_stream("mjpeg", 30, width=32, height=32, pix_fmt="yuvj420p")
         for i, grey in enumerate(greys(range(50, 170), 32)):
             frame = av.VideoFrame.from_ndarray(grey, "rgb24")
             frame.pts = i
             for packet in stream.encode(frame):
-                if i not in (40, 41, 42, 100):
+                if i not in dropped:
                     container.mux(packet)
-    assert prepare.prepare(tmp_path / "lamp.avi", tmp_path / "frames", 16)["lost"] == [[1.3, 3], [3.3, 1]]
+    record = prepare.prepare(tmp_path / "lamp.avi", tmp_path / "frames", 16)
+    assert record["fps"] == 30
+    assert lost is None or record["lost"] == lost
+
+
+def test_a_gif_that_holds_its_last_picture_is_whole(tmp_path):
+    first, *others = (Image.fromarray(grey) for grey in greys(range(0, 240, 8), 16))
+    first.save(tmp_path / "lamp.gif", save_all=True, append_images=others, duration=[100] * 29 + [1000])
+    record = prepare.prepare(tmp_path / "lamp.gif", tmp_path / "frames", 16)
+    assert (record["fps"], record["lost"]) == (10, [])
+
+
+def test_a_disk_that_fails_under_a_video_is_told(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8)  # which takes room
+    video, opened = encoded(tmp_path / "lamp.mkv", noise), []
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            if self.tell() > 2**17:
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer)
+
+    def open_failing(descriptor, mode):
+        opened.append(descriptor)
+        return io.BufferedReader(Failing(descriptor)) if len(opened) == 4 else open(descriptor, mode)
+
+    monkeypatch.setattr(video_reader, "open", open_failing, raising=False)
+    with pytest.raises(UserError, match=r"lamp\.mkv cannot be read: Input/output error"):
+        prepare.prepare(video, tmp_path / "frames", 16)
+    assert len(opened) == 4, "while frames are written"
+
+
+def test_a_folder_named_like_an_image_is_told_before_images_go(tmp_path):
+    frames = tmp_path / "frames"
+    prepare.simulate(2, frames, 16, 0)
+    before = contents(frames)
+    (frames / "my.png").mkdir()
+    with pytest.raises(UserError, match=r"my\.png is a folder"):
+        prepare.simulate(1, frames, 16, 1, overwrite=True)
+    (frames / "my.png").rmdir()
+    assert contents(frames) == before
 
 
 def test_of_a_video_trimmed_at_its_end_or_padded_nothing_is_missing(tmp_path):
