@@ -13,6 +13,7 @@ from PIL import Image
 from helpers import STARTED
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as learn.py sets it: both then compute the same, to the bit
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # as `make test` runs a test on each of two cores
 # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that: here it is to be heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
