@@ -41,11 +41,11 @@ def prepare(video, data_dir, img_size, crop=None, fps=None, overwrite=False):
         What frames.json says: see `data.record`.
 
     Raises:
-        UserError: the video is missing, lies among the images in `data_dir`, is no video, holds no frames, or has
-            colours that cannot be converted; the crop reaches out of the picture; `fps`, or else the video's own rate,
-            is out of bounds; `data_dir` holds other images, or some were taken away or added, and `overwrite` is False,
-            or cannot be written, or another process writes there.
-        OSError: the video cannot be read.
+        UserError: the video is missing, lies among the images in `data_dir`, is no video, holds no frames, cannot be
+            read to its end, or has colours that cannot be converted; the crop reaches out of the picture; `fps`, or
+            else the video's own rate, is out of bounds; or as `write`, or some images were taken away or added, and
+            `overwrite` is False.
+        OSError: the video cannot be read at all.
     """
     if not os.path.isfile(video):
         raise UserError(f"{video} is not there, or is not a file; name a video")
@@ -103,8 +103,8 @@ def write(frames, data_dir, overwrite, *, origin, source, fps, expected, lost=()
     frames.json says.
 
     Raises:
-        UserError: the folder holds other images and not `overwrite`, or cannot be written to, or is written to by
-            another process.
+        UserError: the folder holds other images and not `overwrite`, or a folder named like an image, or cannot be
+            written to, or is written to by another process.
     """
     data_dir = Path(data_dir)
     check_folder(data_dir)

@@ -22,7 +22,7 @@ TO_BT709 = np.float32([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [
 
 
 class VideoReader:
-    """A video file, read through once for what it says of itself; UserError if it is none.
+    """A video file, read through once for what it says of itself; UserError if it is none, or cannot be read.
 
     rate: frames a second; of one whose rate varies the usual one. steady: whether they come at that rate throughout.
     seconds: how long it lasts. size: width and height as shown, in square pixels; known once a frame was read.
@@ -78,7 +78,7 @@ class VideoReader:
             reason = getattr(error, "strerror", None) or "it is damaged, or of a kind without pictures"
             raise UserError(f"{self.path} is not a video that ffmpeg can read ({reason}); name one") from None
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror}; see to its disk or share, or name another"
+            raise UserError(f"{self.path} cannot be read: {error.strerror}; check its disk, or copy it to another one"
                             ) from None
 
     def whole_frames(self):
@@ -183,10 +183,11 @@ def frame_rate(times, stream):
     if not len(steps):
         return told, True
     usual = np.sort(steps)[len(steps) // 2]
-    tick, off = float(stream.time_base), np.abs(steps - usual)  # to which times are rounded
-    # Where a tick is a frame, two of them are a frame that is missing.
-    rate = min(1 / steps[off <= 0.05 * usual + min(1.01 * tick, usual / 2)].mean(), 1000.0)
-    return told if abs(told / rate - 1) < 0.02 else rate, np.mean(off <= 0.05 * usual + 1.01 * tick) >= 0.99
+    off = np.abs(steps - usual)
+    even = off <= 0.05 * usual + 1.01 * float(stream.time_base)  # to which times are rounded
+    # Where they are rounded to whole frames, a step of two frames is even too, and one of them is missing.
+    rate = min(1 / steps[even & (off <= 0.55 * usual)].mean(), 1000.0)
+    return told if abs(told / rate - 1) < 0.02 else rate, np.mean(even) >= 0.99
 
 
 def sample(timed, rate, duration):

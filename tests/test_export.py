@@ -176,11 +176,16 @@ def tab(chromium, address):
     assert not errors
 
 
+def content(url):
+    """The bytes in a data URL."""
+    return base64.b64decode(url.partition(",")[2])
+
+
 def picture(tab):
     """What the canvas holds, uint8 RGB [H, W, 3], once it holds something."""
     def read():
         url = tab.evaluate("document.getElementById('video').toDataURL()")
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+        return np.asarray(Image.open(io.BytesIO(content(url))).convert("RGB"))
 
     until(lambda: read().any())
     return read()
@@ -212,7 +217,7 @@ FRAMES = """([seed, count, n, steps]) => new Promise((resolve, reject) => {
 
 def made(tab, seed, count, n, steps):
     """What the page's worker draws in some steps, n frames of each of `count` videos a step: RGBA."""
-    pixels = base64.b64decode(tab.evaluate(FRAMES, [seed, count, n, steps]).partition(",")[2])
+    pixels = content(tab.evaluate(FRAMES, [seed, count, n, steps]))
     return np.frombuffer(pixels, np.uint8).reshape(steps * n, count, 16, 16, 4)
 
 
